@@ -1,0 +1,130 @@
+//! The seam behind which a VM is made and ended.
+
+use std::{fmt, io, time::Duration};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::lease::Identity;
+
+/// A place in the pool that holds at most one VM at a time. Unique within one worker process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot {
+    /// The runtime whose snapshot it restores.
+    pub runtime: String,
+    /// Its number within the worker.
+    pub number: u32,
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.runtime, self.number)
+    }
+}
+
+/// One timed part of a restore (`clone`, `spawn`, `load`, `plug`, …), for metrics and `bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestoreStep {
+    /// Its name, from a closed set of the hypervisor's.
+    pub name: &'static str,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A restored VM and how long each part took.
+#[derive(Debug)]
+pub struct Restored<Vm> {
+    /// The VM. Its agent may still be a moment away: [`Hypervisor::dial`] waits for it.
+    pub vm: Vm,
+    /// The parts in order.
+    pub steps: Vec<RestoreStep>,
+}
+
+/// Why a VM could not be restored. Whatever had been made is removed by `destroy(slot, None)`.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Another live VM on this host holds the CID's lock. The lease store gave out what it should not have.
+    #[error("CID {cid} is locked by another VM on this host")]
+    IdentityBusy {
+        /// The CID.
+        cid: u32,
+    },
+    /// The snapshot is absent or does not fit this host. Trying again does not help; the message says what does.
+    #[error("{0}")]
+    Snapshot(String),
+    /// The host refused something: a file, a process, memory.
+    #[error("{what}")]
+    Host {
+        /// What was being done.
+        what: String,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// The hypervisor's process said no, or died. The message carries the end of its log.
+    #[error("{0}")]
+    Vmm(String),
+    /// A part took longer than it ever should.
+    #[error("{step} took longer than {limit:?}")]
+    Timeout {
+        /// The part.
+        step: &'static str,
+        /// Its bound.
+        limit: Duration,
+    },
+}
+
+/// A VM, or what is left of one, could not be removed. The slot takes no other VM until it is.
+#[derive(Debug, thiserror::Error)]
+#[error("{slot}: {what}")]
+pub struct DestroyError {
+    /// The slot.
+    pub slot: Slot,
+    /// What is still there.
+    pub what: String,
+}
+
+/// A byte pipe to a guest agent.
+pub trait GuestIo: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> GuestIo for T {}
+
+/// Where a guest's own connections arrive.
+pub trait Accept: Send + 'static {
+    /// One of them.
+    type Io: GuestIo;
+    /// The next connection. Cancel safe.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+}
+
+/// Makes and ends VMs from one kind of snapshot. Every method may be called for many slots at once.
+pub trait Hypervisor: Send + Sync + 'static {
+    /// A running VM.
+    type Vm: Send + Sync + 'static;
+    /// A connection to its agent.
+    type Io: GuestIo;
+    /// Where it may dial the host.
+    type Accept: Accept;
+
+    /// Restores the slot's snapshot as `identity`. Cancel safe: `destroy(slot, None)` cleans up.
+    fn restore(
+        &self,
+        slot: &Slot,
+        identity: &Identity,
+    ) -> impl Future<Output = Result<Restored<Self::Vm>, RestoreError>> + Send;
+
+    /// One connection to the agent, once it can answer. Cancel safe.
+    fn dial(&self, vm: &Self::Vm) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// Listens where the guest may dial the host: on the leased port, for this VM only.
+    fn listen(&self, vm: &Self::Vm, port: u16) -> io::Result<Self::Accept>;
+
+    /// Resolves when the VM's process is gone. Cancel safe.
+    fn exited(&self, vm: &Self::Vm) -> impl Future<Output = ()> + Send;
+
+    /// Ends the VM and removes everything of it. Idempotent; works with `None` after a cancelled restore.
+    /// When it returns `Ok`, no process, file or socket of the VM is left and its CID's lock is free.
+    fn destroy(
+        &self,
+        slot: &Slot,
+        vm: Option<Self::Vm>,
+    ) -> impl Future<Output = Result<(), DestroyError>> + Send;
+}

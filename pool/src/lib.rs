@@ -1,0 +1,4 @@
+//! Warm microVMs: leases, slots, hypervisors, sessions, baking. Knows nothing of jobs or queues.
+
+pub mod hypervisor;
+pub mod lease;

@@ -1,0 +1,124 @@
+//! What a snapshot says about itself: enough to refuse it on a host where it would not run as it was baked.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The only version of the manifest that exists.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// `manifest.json` of a snapshot directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub manifest_version: u32,
+    /// The runtime that was baked.
+    pub runtime: String,
+    /// SHA-256 over everything the bake depends on (recipe, agent, kernel, tools): the snapshot's name, and what
+    /// makes a second bake with nothing changed do nothing.
+    pub inputs_sha256: String,
+    /// Seconds since 1970 at the end of the bake.
+    pub baked_unix_s: u64,
+    /// Which hypervisor wrote the state.
+    pub hypervisor: HypervisorKind,
+    /// Its version as it prints it.
+    pub hypervisor_version: String,
+    /// What runs the guest's instructions.
+    pub accelerator: Accelerator,
+    /// The host that baked it; compared only as far as the accelerator depends on it.
+    pub host: Host,
+    /// The channel over which the agent is reached after a restore.
+    pub transport: Transport,
+    /// Highest protocol version of the agent inside.
+    pub protocol_version: u32,
+    /// The machine the state belongs to.
+    pub machine: Machine,
+    /// What the `code` shorthand runs.
+    pub entry: Entry,
+    /// Every file that a restore reads, by name.
+    pub files: Vec<SnapshotFile>,
+}
+
+/// See [`Manifest::hypervisor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HypervisorKind {
+    /// QEMU, from the distribution's packages.
+    Qemu,
+    /// Firecracker.
+    Firecracker,
+}
+
+/// See [`Manifest::accelerator`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Accelerator {
+    /// The host's processor.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// See [`Manifest::transport`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// `vhost-device-vsock`: a Unix socket on the host, memory shared with the daemon.
+    VhostUserVsock,
+    /// The kernel's vhost-vsock: AF_VSOCK on the host, the CID global on it.
+    VhostVsock,
+    /// Firecracker's Unix socket.
+    HybridVsock,
+    /// The serial port.
+    Serial,
+}
+
+/// The host that baked a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// `vendor_id` of /proc/cpuinfo.
+    pub cpu_vendor: String,
+    /// `model name` of /proc/cpuinfo.
+    pub cpu_model: String,
+    /// SHA-256 of the sorted `flags` of /proc/cpuinfo.
+    pub cpu_flags_sha256: String,
+    /// `uname -r`.
+    pub kernel: String,
+}
+
+/// The virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub vm_memory_mib: u64,
+    /// Size of the scratch disk in MiB.
+    pub scratch_mib: u64,
+    /// `uname -r` of the guest.
+    pub kernel: String,
+}
+
+/// How a runtime runs the `code` shorthand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// The file that the code is written to, relative to the working tree.
+    pub file: String,
+    /// The command that runs it.
+    pub argv: Vec<String>,
+}
+
+/// One file of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotFile {
+    /// Its name inside the snapshot directory.
+    pub name: String,
+    /// Its apparent size.
+    pub size_bytes: u64,
+    /// Its SHA-256.
+    pub sha256: String,
+}

@@ -313,6 +313,16 @@ impl Mux {
         after.or_else(|| self.streams.range(..=self.turn).find_map(ready))
     }
 
+    /// Whether the stream is open in at least one direction.
+    pub fn known(&self, id: u32) -> bool {
+        self.streams.contains_key(&id)
+    }
+
+    /// Whether the peer may still send on the stream.
+    pub fn receiving(&self, id: u32) -> bool {
+        self.streams.get(&id).is_some_and(|stream| !stream.received_end)
+    }
+
     fn forget_if_closed(&mut self, id: u32) {
         if id != 0 && self.streams.get(&id).is_some_and(Stream::closed) {
             self.streams.remove(&id);

@@ -2,3 +2,4 @@
 
 pub mod hypervisor;
 pub mod lease;
+pub mod runtime;

@@ -3,3 +3,4 @@
 pub mod hypervisor;
 pub mod lease;
 pub mod runtime;
+pub mod session;

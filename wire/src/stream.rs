@@ -82,6 +82,11 @@ pub struct Sender {
 }
 
 impl Sender {
+    /// The stream's number, as messages name it.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     /// Sends a control message. Waits while the stream's buffer is full. Cancel safe: sent whole or not at all.
     pub async fn message(&self, message: &impl Message) -> Result<(), StreamError> {
         let bytes = Bytes::from(message.encode_to_vec());

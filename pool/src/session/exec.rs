@@ -1,0 +1,135 @@
+//! Running a command in the guest.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use hearth_schemas::guest::{
+    messages::{Exec, ExecLimits, Exited, Kill, User, reply, request},
+    mux::Direction,
+};
+use hearth_wire::{Sender, Stream, StreamReceiver};
+
+use super::{Session, SessionError, reply_on};
+
+/// Which stream of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+/// A command to run.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// Command and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Relative to the working tree; empty means the tree itself.
+    pub cwd: String,
+    /// What it may use.
+    pub limits: ExecLimits,
+    /// Who runs it.
+    pub user: User,
+}
+
+/// A command that the agent was asked to run. Dropping it kills the command's whole tree.
+#[derive(Debug)]
+pub struct Running {
+    control: Stream,
+    stdin: Option<Sender>,
+    stdout: StreamReceiver,
+    stderr: StreamReceiver,
+}
+
+impl Session {
+    /// Asks for a command to be run; `with_stdin` says whether it gets bytes or an empty stdin.
+    /// Cancel safe: what was started is killed.
+    pub async fn exec(&self, command: Command, with_stdin: bool) -> Result<Running, SessionError> {
+        let stdin = match with_stdin {
+            true => Some(self.connection.open(Direction::Send).await?.sender),
+            false => None,
+        };
+        let stdout = self.connection.open(Direction::Receive).await?;
+        let stderr = self.connection.open(Direction::Receive).await?;
+        let exec = Exec {
+            argv: command.argv,
+            env: command.env,
+            cwd: command.cwd,
+            stdin: stdin.as_ref().map_or(0, Sender::id),
+            stdout: stdout.id(),
+            stderr: stderr.id(),
+            limits: Some(command.limits),
+            user: command.user.into(),
+        };
+        let control = self.request(request::Body::Exec(exec)).await?;
+        Ok(Running { control, stdin, stdout: stdout.receiver, stderr: stderr.receiver })
+    }
+}
+
+impl Running {
+    /// Feeds `stdin`, hands every piece of output to `output` as it arrives, and returns when the whole tree is
+    /// gone and all output has been seen. Sends a kill as soon as `kill` resolves. Not cancel safe: dropping
+    /// kills the command.
+    pub async fn finish(
+        self,
+        stdin: Bytes,
+        mut output: impl FnMut(Channel, Bytes),
+        kill: impl Future<Output = ()>,
+    ) -> Result<Exited, SessionError> {
+        let Self { control, stdin: input, mut stdout, mut stderr } = self;
+        let Stream { sender, mut receiver } = control;
+        let feed = async {
+            if let Some(input) = input {
+                // A command may exit without reading its stdin: the agent then resets the stream.
+                let _ = input.data(stdin).await;
+                let _ = input.end().await;
+            }
+        };
+        let outputs = async {
+            let (mut more_out, mut more_err) = (true, true);
+            while more_out || more_err {
+                tokio::select! {
+                    data = stdout.data(), if more_out => match data? {
+                        Some(data) => output(Channel::Stdout, data),
+                        None => more_out = false,
+                    },
+                    data = stderr.data(), if more_err => match data? {
+                        Some(data) => output(Channel::Stderr, data),
+                        None => more_err = false,
+                    },
+                }
+            }
+            Ok::<_, SessionError>(())
+        };
+        let exited = async {
+            let mut kill = std::pin::pin!(kill);
+            let mut sent = false;
+            loop {
+                tokio::select! {
+                    body = reply_on(&mut receiver) => match body? {
+                        reply::Body::Started(_) => {}
+                        reply::Body::Exited(exited) => return Ok::<_, SessionError>(exited),
+                        _ => return Err(SessionError::Protocol("exec was not answered by started or exited")),
+                    },
+                    () = &mut kill, if !sent => {
+                        sent = true;
+                        sender.message(&Kill {}).await?;
+                    }
+                }
+            }
+        };
+        let mut feed = std::pin::pin!(feed);
+        let both = async { tokio::try_join!(exited, outputs) };
+        let mut both = std::pin::pin!(both);
+        let mut fed = false;
+        loop {
+            tokio::select! {
+                done = &mut both => return done.map(|(exited, ())| exited),
+                () = &mut feed, if !fed => fed = true,
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Runs the named checks in order, all of them even when one fails, and ends with a summary. Exit 1 when any failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+# Each check is a function; it fails by its exit code, and puts what it had to leave out into `skipped`.
+deps() { deploy/install-deps.sh test; }
+fmt() { cargo fmt --all --check; }
+clippy() { cargo clippy --workspace --all-targets --all-features -- -D warnings; }
+agent() { deploy/build-agent.sh; }
+build() { cargo build --release --package hearth-worker; }
+tests() { cargo test --workspace --all-features; }
+deny() {
+  cargo deny --log-level error check bans licenses sources || return 1
+  # The advisory database lives on a host of its own, which not every network reaches.
+  if timeout 60 cargo deny --log-level error fetch db >/dev/null 2>&1; then
+    cargo deny --log-level error check --disable-fetch advisories
+  else
+    skipped='advisories: their database cannot be reached from here'
+    printf '\nSKIPPED %s\n' "$skipped" >&2
+  fi
+}
+
+summary=()
+failed=0
+for check in "$@"; do
+  printf '\n=== %s\n' "$check" >&2
+  skipped='' started=$SECONDS outcome=ok
+  "$check" || { outcome=FAILED; failed=1; }
+  summary+=("$(printf '%-8s %-7s %4d s%s' "$check" "$outcome" $((SECONDS - started)) "${skipped:+  SKIPPED $skipped}")")
+  # Without what `deps` installs the rest would fail for reasons that are not the code's.
+  [ "$check$outcome" != depsFAILED ] || break
+done
+
+printf '\n=== summary\n' >&2
+printf '%s\n' "${summary[@]}" >&2
+exit $failed

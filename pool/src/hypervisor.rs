@@ -35,6 +35,8 @@ pub struct RestoreStep {
 pub struct Restored<Vm> {
     /// The VM. Its agent may still be a moment away: [`Hypervisor::dial`] waits for it.
     pub vm: Vm,
+    /// The snapshot it came from (`inputs_sha256` of its manifest): a slot may serve another one after a bake.
+    pub snapshot: String,
     /// The parts in order.
     pub steps: Vec<RestoreStep>,
 }
@@ -122,6 +124,7 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Ends the VM and removes everything of it. Idempotent; works with `None` after a cancelled restore.
     /// When it returns `Ok`, no process, file or socket of the VM is left and its CID's lock is free.
+    /// May be dropped when it takes too long: it is then called again with `None`, as after an error.
     fn destroy(
         &self,
         slot: &Slot,

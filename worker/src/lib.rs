@@ -1,1 +1,5 @@
+//! The service: jobs in, results out. Knows nothing of CIDs or hypervisors.
 
+pub mod embedded;
+pub mod ledger;
+pub mod seams;

@@ -1,6 +1,8 @@
 //! Warm microVMs: leases, slots, hypervisors, sessions, baking. Knows nothing of jobs or queues.
 
+pub mod guard;
 pub mod hypervisor;
 pub mod lease;
+pub mod reclaim;
 pub mod runtime;
 pub mod session;

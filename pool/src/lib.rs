@@ -3,6 +3,7 @@
 pub mod guard;
 pub mod hypervisor;
 pub mod lease;
+pub mod phase;
 pub mod reclaim;
 pub mod runtime;
 pub mod session;

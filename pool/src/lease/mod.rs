@@ -1,8 +1,13 @@
 //! The right to use an identity until an instant.
 
+pub mod local;
+mod table;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+pub use self::table::Ranges;
 
 /// What a VM may call itself. Names of host objects are made from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::lease::table::World;
+use crate::{guard::locks_directory, lease::table::World};
 
 /// A lock that lasts as long as this value or the process, whichever ends first.
 #[derive(Debug)]
@@ -41,11 +41,6 @@ pub(super) fn is_locked(path: &Path) -> bool {
     };
     // Shared, so that two who ask at once do not see each other. It is given up with the file.
     flock(&file, FlockOperation::NonBlockingLockShared).is_err()
-}
-
-/// Where the CID's lock is, which the guard holds from before the spawn until after the destroy.
-pub fn cid_lock(run_dir: &Path, cid: u32) -> PathBuf {
-    run_dir.join("cid").join(format!("{cid}.lock"))
 }
 
 /// This host, as lease stores see it.
@@ -91,6 +86,6 @@ impl World for Host {
     }
 
     fn cid_in_use(&self, cid: u32) -> bool {
-        is_locked(&cid_lock(&self.run_dir, cid))
+        is_locked(&locks_directory(&self.run_dir).join(format!("{cid}.lock")))
     }
 }

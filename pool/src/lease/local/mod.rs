@@ -26,7 +26,6 @@ use super::{
     Identity, Lease, LeaseError, LeaseStore, Release, Renewal,
     table::{Ask, Ranges, Table},
 };
-pub use host::cid_lock;
 
 /// CIDs that are leased unless told otherwise: as many as ports.
 pub const CIDS: RangeInclusive<u32> = hearth_schemas::limits::CID_FIRST..=1002;

@@ -4,12 +4,19 @@
 //! * [`job`], [`result`]: the JSON that producers send and receive.
 //! * [`manifest`]: what a snapshot says about itself.
 //! * [`limits`]: every bound, its unit in its name.
+//! * [`paths`]: which paths and patterns stay inside a job's working tree.
 
 pub mod guest;
 #[cfg(feature = "json")]
 pub mod job;
+#[cfg(feature = "json")]
+mod json_schemas;
 pub mod limits;
 #[cfg(feature = "json")]
 pub mod manifest;
+pub mod paths;
 #[cfg(feature = "json")]
 pub mod result;
+
+#[cfg(feature = "json")]
+pub use json_schemas::json_schemas;

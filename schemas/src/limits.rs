@@ -26,6 +26,8 @@ pub const REQUEST_MAX_BYTES: usize = 16 * 1024 * 1024;
 pub const INLINE_FILE_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Files of one job.
 pub const FILES_MAX: usize = 1024;
+/// `metadata` of one job as JSON, since it is stored, logged and echoed.
+pub const METADATA_MAX_BYTES: usize = 16 * 1024;
 /// Stages of one job.
 pub const STAGES_MAX: usize = 16;
 /// Output patterns of one job.

@@ -117,8 +117,8 @@ install_musl() {
 }
 
 for_tests() {
-  has cargo-fmt || { say 'rustfmt is missing'; rustup component add rustfmt >&2; }
-  has cargo-clippy || { say 'clippy is missing'; rustup component add clippy >&2; }
+  cargo fmt --version >/dev/null 2>&1 || { say 'rustfmt is missing'; rustup component add rustfmt >&2; }
+  cargo clippy --version >/dev/null 2>&1 || { say 'clippy is missing'; rustup component add clippy >&2; }
   has cargo-deny || cargo_install cargo-deny "$CARGO_DENY"
 }
 

@@ -2,6 +2,7 @@
 
 pub mod guard;
 pub mod hypervisor;
+pub mod image;
 pub mod lease;
 pub mod phase;
 pub mod reclaim;

@@ -1,5 +1,6 @@
 //! Warm microVMs: leases, slots, hypervisors, sessions, baking. Knows nothing of jobs or queues.
 
+pub mod firecracker;
 pub mod guard;
 pub mod hypervisor;
 pub mod image;

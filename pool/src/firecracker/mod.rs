@@ -1,0 +1,3 @@
+//! Firecracker: the hypervisor for production.
+
+pub mod api;

@@ -5,8 +5,8 @@ HEARTH_DATA ?= /var/lib/hearth
 
 TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 HEARTH := $(TARGET_DIR)/release/hearth
-# The guest agent that `hearth bake` puts into images; deploy/build-agent.sh leaves it here.
-HEARTH_AGENT ?= $(TARGET_DIR)/hearth-agent
+# The guest agent that `hearth bake` puts into images; it looks for it beside itself unless told.
+HEARTH_AGENT ?= $(TARGET_DIR)/release/hearth-agent
 export HEARTH_DATA HEARTH_AGENT
 
 CARGO_HOME ?= $(HOME)/.cargo
@@ -21,7 +21,7 @@ deps: ## install what is missing on this machine (Debian bookworm, as root)
 	@deploy/install-deps.sh
 
 agent: deps ## build the guest agent, a static binary
-	@deploy/build-agent.sh $(TARGET_DIR)/hearth-agent
+	@deploy/build-agent.sh $(HEARTH_AGENT)
 
 build: deps ## build `hearth`
 	cargo build --release --package hearth-worker

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-out=${1:-${CARGO_TARGET_DIR:-target}/hearth-agent}
+out=${1:-${CARGO_TARGET_DIR:-target}/release/hearth-agent}
 target=x86_64-unknown-linux-musl
 if [ ! -d "$(rustc --print target-libdir --target $target)" ]; then
   target=x86_64-unknown-linux-gnu

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 deps() { deploy/install-deps.sh test; }
 fmt() { cargo fmt --all --check; }
 clippy() { cargo clippy --workspace --all-targets --all-features -- -D warnings; }
-agent() { deploy/build-agent.sh; }
+agent() { deploy/build-agent.sh "${HEARTH_AGENT:-}"; }
 build() { cargo build --release --package hearth-worker; }
 tests() { cargo test --workspace --all-features; }
 deny() {

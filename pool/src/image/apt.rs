@@ -67,14 +67,15 @@ pub(super) struct PrivateApt {
 impl PrivateApt {
     /// Sets it up in `dir`, which must exist, and downloads the package lists.
     pub async fn update(dir: PathBuf, sources: &str) -> Result<Self, ImageError> {
-        for part in ["lists/partial", "cache/archives/partial"] {
+        for part in ["lists/partial", "cache/archives/partial", "none"] {
             fs::create_dir_all(dir.join(part)).map_err(at(&dir))?;
         }
         for (name, content) in [("sources.list", sources), ("status", "")] {
             fs::write(dir.join(name), content).map_err(at(&dir))?;
         }
         let apt = Self { dir };
-        apt.run("apt-get", &["-qq", "update"]).await?;
+        // Otherwise a mirror that cannot be reached is a warning, and the lists are just empty.
+        apt.run("apt-get", &["-qq", "-oAPT::Update::Error-Mode=any", "update"]).await?;
         Ok(apt)
     }
 
@@ -101,9 +102,9 @@ impl PrivateApt {
             own("Dir::State::status", "status"),
             own("Dir::Cache", "cache"),
             own("Dir::Etc::sourcelist", "sources.list"),
-            "-oDir::Etc::sourceparts=-".into(),
-            "-oDir::Etc::preferences=-".into(),
-            "-oDir::Etc::preferencesparts=-".into(),
+            own("Dir::Etc::sourceparts", "none"),
+            own("Dir::Etc::preferences", "none"),
+            own("Dir::Etc::preferencesparts", "none"),
             "-oAcquire::Languages=none".into(),
             // The directory is readable by its owner only.
             "-oAPT::Sandbox::User=".into(),

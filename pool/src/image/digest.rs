@@ -52,10 +52,13 @@ fn collect(dir: &Path, prefix: &str, files: &mut Vec<SnapshotFile>) -> io::Resul
 
 /// The digest of a value's JSON; the same value gives the same digest while its type stays as it is.
 pub(super) fn of(value: &impl Serialize) -> String {
-    let mut hasher = Sha256::new();
     // Maps with string keys and plain structs, which is all there is here, always have a JSON form.
-    hasher.update(serde_json::to_vec(value).unwrap_or_default());
-    hex(&hasher.finalize())
+    bytes(&serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// The digest of these bytes.
+pub(super) fn bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// The start of [`of`], long enough to name a directory.

@@ -5,6 +5,7 @@ mod apt;
 mod command;
 mod cpio;
 mod digest;
+mod elf;
 mod initramfs;
 mod kernel;
 mod modules;
@@ -15,7 +16,7 @@ mod store;
 mod tree;
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +24,7 @@ use hearth_schemas::manifest::SnapshotFile;
 use serde::Serialize;
 
 use self::store::{Store, Stored};
-pub use self::{command::CommandError, modules::NoSuchModule, progress::Progress};
+pub use self::{command::CommandError, elf::NotStatic, modules::NoSuchModule, progress::Progress};
 use crate::runtime::Runtime;
 
 /// Raise it when the same inputs must give another image.
@@ -83,6 +84,14 @@ pub enum ImageError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// What was given as the agent cannot be `/init`.
+    #[error("the guest agent at {} is {reason}: {AGENT_HINT}", path.display())]
+    Agent {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        reason: NotStatic,
+    },
     /// A root image's files belong to root.
     #[error("building a root image needs root")]
     NotRoot,
@@ -126,7 +135,8 @@ struct Agent {
 /// Cancel safe: tools that run are killed, and what was half built is removed at once or by the next call.
 pub async fn build(request: &ImageRequest<'_>, progress: &dyn Progress) -> Result<Image, ImageError> {
     let agent = agent(request.agent).await?;
-    let store = Store::new(request.data);
+    // Tools run in directories of their own and are given paths.
+    let store = Store::new(&std::path::absolute(request.data).map_err(at(request.data))?);
     if !request.refresh
         && let Some(image) = find(&store, request.runtime, &agent)
     {
@@ -168,8 +178,11 @@ async fn sources_once(sources: &mut Option<String>) -> Result<&str, ImageError> 
 
 async fn agent(path: &Path) -> Result<Agent, ImageError> {
     let path = path.to_owned();
-    blocking(move || match digest::file(&path) {
-        Ok(sha256) => Ok(Agent { path, sha256 }),
+    blocking(move || match fs::read(&path) {
+        Ok(content) => match elf::check_static(&content) {
+            Ok(()) => Ok(Agent { sha256: digest::bytes(&content), path }),
+            Err(reason) => Err(ImageError::Agent { path, reason }),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ImageError::NoAgent { path }),
         Err(error) => Err(at(&path)(error)),
     })

@@ -1,0 +1,135 @@
+//! What every session shares.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use hearth_schemas::guest::messages::{HelloReply, User};
+use rustix::process::{Gid, Uid};
+use tokio::sync::Notify;
+
+use crate::{
+    exec::Abilities,
+    group::Groups,
+    quota::Quota,
+    reaper::Reaper,
+    tree::Tree,
+    wake::{self, Held},
+};
+
+/// The user and group that jobs run as in a guest; the image's /etc/passwd calls it `job`.
+pub(crate) const JOB_ID: u32 = 10_000;
+
+/// What the agent may do to the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is PID 1 of a VM and does as it likes.
+    Guest {
+        /// The disk that the wake mounts.
+        scratch: Option<PathBuf>,
+    },
+    /// It is a guest itself: nothing outside of its tree and its cgroups is touched.
+    Host,
+}
+
+/// The agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    place: Place,
+    reaper: Reaper,
+    groups: Groups,
+    quota: Quota,
+    tree: Mutex<Arc<Tree>>,
+    wake: tokio::sync::Mutex<Held>,
+    awake: AtomicBool,
+    stop: Notify,
+}
+
+impl Agent {
+    /// An agent that has not been woken.
+    pub(crate) fn new(place: Place, reaper: Reaper, groups: Groups, tree: Tree) -> Self {
+        Self {
+            place,
+            reaper,
+            groups,
+            quota: Quota::default(),
+            tree: Mutex::new(Arc::new(tree)),
+            wake: tokio::sync::Mutex::new(Held::default()),
+            awake: AtomicBool::new(false),
+            stop: Notify::new(),
+        }
+    }
+
+    /// What it says of itself in a hello.
+    pub(crate) fn hello(&self) -> HelloReply {
+        let scratch = matches!(&self.place, Place::Guest { scratch: Some(_) });
+        HelloReply {
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            controllers: self.groups.controllers().names(),
+            awake: self.awake(),
+            disk_quota: if self.awake() { self.quota.enabled() } else { scratch && wake::kernel_has_quota() },
+            ..HelloReply::default()
+        }
+    }
+
+    /// What it can hold a command to right now.
+    pub(crate) fn abilities(&self) -> Abilities {
+        Abilities { controllers: self.groups.controllers(), disk_quota: self.quota.enabled() }
+    }
+
+    /// Whom a command becomes. `None`: it stays what the agent is.
+    pub(crate) fn ids_of(&self, user: User) -> Option<(Uid, Gid)> {
+        let drops = user == User::Job && matches!(self.place, Place::Guest { .. });
+        drops.then(|| (Uid::from_raw(JOB_ID), Gid::from_raw(JOB_ID)))
+    }
+
+    /// Whether a wake was done.
+    pub(crate) fn awake(&self) -> bool {
+        self.awake.load(Ordering::Relaxed)
+    }
+
+    /// Everything that a wake does has been done.
+    pub(crate) fn set_awake(&self) {
+        self.awake.store(true, Ordering::Relaxed);
+    }
+
+    /// The working tree of this moment.
+    pub(crate) fn tree(&self) -> Arc<Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From here on, this is the working tree.
+    pub(crate) fn set_tree(&self, tree: Tree) {
+        *self.tree.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(tree);
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(crate) fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
+    pub(crate) fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    pub(crate) fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// What the wakes so far have left. Locked while one is being done.
+    pub(crate) fn held(&self) -> &tokio::sync::Mutex<Held> {
+        &self.wake
+    }
+
+    /// Notified when the agent has been told to stop.
+    pub(crate) fn stop(&self) -> &Notify {
+        &self.stop
+    }
+}

@@ -1,0 +1,160 @@
+//! The limits of one command, and the decision that one was hit. Pure.
+
+use std::time::Duration;
+
+use hearth_schemas::guest::messages::{ExecLimits, LimitHit};
+
+use crate::group::{Bounds, Controllers, Counted};
+
+/// What this agent can hold a command to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Abilities {
+    /// Controllers of its cgroup.
+    pub(crate) controllers: Controllers,
+    /// A quota for the job user on the scratch disk.
+    pub(crate) disk_quota: bool,
+}
+
+/// What one command may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) wall: Option<Duration>,
+    pub(crate) cpu_us: Option<u64>,
+    pub(crate) bounds: Bounds,
+    pub(crate) output_bytes: Option<u64>,
+    pub(crate) disk_bytes: Option<u64>,
+    pub(crate) files: Option<u64>,
+}
+
+/// A limit that this agent refuses.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LimitError {
+    #[error("limits.{0} is 0; leave it out for no limit")]
+    Zero(&'static str),
+    #[error("limits.{limit} needs the cgroup controller {controller:?}, which this guest does not have")]
+    Controller { limit: &'static str, controller: &'static str },
+    #[error("limits.{0} needs a disk quota, which this guest does not have")]
+    Quota(&'static str),
+}
+
+impl Limits {
+    /// Reads the limits of a request.
+    pub(crate) fn new(asked: Option<ExecLimits>, able: Abilities) -> Result<Self, LimitError> {
+        let asked = asked.unwrap_or_default();
+        let controller = |there: bool, controller| {
+            move |limit| {
+                if there { Ok(()) } else { Err(LimitError::Controller { limit, controller }) }
+            }
+        };
+        let quota = |limit| if able.disk_quota { Ok(()) } else { Err(LimitError::Quota(limit)) };
+        let free = |_| Ok(());
+        let wall_ms = limit("wall_ms", asked.wall_ms, free)?;
+        let cpu_ms = limit("cpu_ms", asked.cpu_ms, free)?;
+        Ok(Self {
+            wall: wall_ms.map(Duration::from_millis),
+            cpu_us: cpu_ms.map(|ms| ms.saturating_mul(1000)),
+            bounds: Bounds {
+                memory_bytes: limit(
+                    "memory_bytes",
+                    asked.memory_bytes,
+                    controller(able.controllers.memory, "memory"),
+                )?,
+                processes: limit("processes", asked.processes, controller(able.controllers.pids, "pids"))?,
+            },
+            output_bytes: limit("output_bytes", asked.output_bytes, free)?,
+            disk_bytes: limit("disk_bytes", asked.disk_bytes, quota)?,
+            files: limit("files", asked.files, quota)?,
+        })
+    }
+
+    /// CPU seconds after which the kernel ends a single process of the command by itself.
+    pub(crate) fn cpu_backstop_seconds(&self) -> Option<u64> {
+        self.cpu_us.map(|us| us.div_ceil(1_000_000).saturating_add(1))
+    }
+
+    /// Whether anything has to be looked at while the command runs.
+    pub(crate) fn watched(&self) -> bool {
+        self.cpu_us.or(self.bounds.processes).or(self.disk_bytes).or(self.files).is_some()
+    }
+
+    /// The limit that these counts are beyond. An OOM kill counts without a limit of its own too, since all
+    /// commands together have one.
+    pub(crate) fn exceeded(&self, counted: &Counted, disk: &DiskUse) -> Option<LimitHit> {
+        let beyond = |used: u64, limit: Option<u64>| limit.is_some_and(|limit| used > limit);
+        let cpu_us = counted.user_us.saturating_add(counted.system_us);
+        [
+            (counted.oom_kills > 0, LimitHit::Memory),
+            (self.bounds.processes.is_some() && counted.forks_refused > 0, LimitHit::Processes),
+            (beyond(cpu_us, self.cpu_us), LimitHit::Cpu),
+            (beyond(disk.bytes, self.disk_bytes), LimitHit::Disk),
+            (beyond(disk.files, self.files), LimitHit::Files),
+        ]
+        .into_iter()
+        .find_map(|(hit, limit)| hit.then_some(limit))
+    }
+}
+
+/// What the job user has on the scratch disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DiskUse {
+    pub(crate) bytes: u64,
+    pub(crate) files: u64,
+}
+
+fn limit(
+    name: &'static str,
+    asked: Option<u64>,
+    able: impl Fn(&'static str) -> Result<(), LimitError>,
+) -> Result<Option<u64>, LimitError> {
+    match asked {
+        Some(0) => Err(LimitError::Zero(name)),
+        Some(_) => able(name).map(|()| asked),
+        None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn able() -> Abilities {
+        Abilities { controllers: Controllers { cpu: true, memory: true, pids: true }, disk_quota: true }
+    }
+
+    #[test]
+    fn a_limit_of_zero_or_without_its_means_is_refused_by_name() {
+        let zero = ExecLimits { wall_ms: Some(0), ..ExecLimits::default() };
+        assert_eq!(Limits::new(Some(zero), able()), Err(LimitError::Zero("wall_ms")));
+        let all = ExecLimits {
+            wall_ms: Some(1),
+            cpu_ms: Some(1500),
+            memory_bytes: Some(2),
+            processes: Some(3),
+            output_bytes: Some(4),
+            disk_bytes: Some(5),
+            files: Some(6),
+        };
+        let limits = Limits::new(Some(all.clone()), able()).unwrap();
+        assert_eq!(limits.cpu_backstop_seconds(), Some(3));
+        let none = Abilities { disk_quota: true, ..Abilities::default() };
+        let memory = LimitError::Controller { limit: "memory_bytes", controller: "memory" };
+        assert_eq!(Limits::new(Some(all.clone()), none), Err(memory));
+        let no_quota = Abilities { disk_quota: false, ..able() };
+        assert_eq!(Limits::new(Some(all), no_quota), Err(LimitError::Quota("disk_bytes")));
+        assert_eq!(Limits::new(None, none), Ok(Limits::default()));
+    }
+
+    #[test]
+    fn the_limit_itself_is_allowed_and_one_more_is_not() {
+        let limits = Limits { cpu_us: Some(10), disk_bytes: Some(5), files: Some(2), ..Limits::default() };
+        let counted = Counted { user_us: 6, system_us: 4, ..Counted::default() };
+        let disk = DiskUse { bytes: 5, files: 2 };
+        assert_eq!(limits.exceeded(&counted, &disk), None);
+        assert_eq!(limits.exceeded(&Counted { system_us: 5, ..counted }, &disk), Some(LimitHit::Cpu));
+        assert_eq!(limits.exceeded(&counted, &DiskUse { bytes: 6, ..disk }), Some(LimitHit::Disk));
+        assert_eq!(limits.exceeded(&counted, &DiskUse { files: 3, ..disk }), Some(LimitHit::Files));
+        assert_eq!(limits.exceeded(&Counted { oom_kills: 1, ..counted }, &disk), Some(LimitHit::Memory));
+        let refused = Counted { forks_refused: 1, ..counted };
+        assert_eq!(limits.exceeded(&refused, &disk), None, "somebody else's limit");
+    }
+}

@@ -1,0 +1,219 @@
+//! Runs one command: in a cgroup of its own, within limits, until its whole tree is gone.
+
+mod limits;
+mod output;
+mod plan;
+mod spawn;
+mod supervise;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use hearth_schemas::guest::messages::{Exec, Exited, FaultKind, LimitHit, Usage, User};
+use hearth_wire::{Connection, Stream};
+pub(crate) use limits::{Abilities, DiskUse};
+use plan::{Plan, PlanError};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    pipe::{PipeFlags, pipe_with},
+};
+use spawn::Launch;
+use supervise::{Outcome, Supervisor};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    agent::Agent,
+    fault::Refusal,
+    group::{Group, GroupError},
+    quota::QuotaError,
+    tree::PathError,
+};
+
+/// Why a command was not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecError {
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("user: root may not run anything once the guest is awake")]
+    RootAwake,
+    #[error("{field} names stream {id}, which the host has not opened one way")]
+    NoStream { field: &'static str, id: u32 },
+    #[error("cwd {path:?}")]
+    Cwd { path: String, source: PathError },
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
+    #[error("cannot start a process")]
+    Launch(#[source] Errno),
+    #[error("preparation {step} of a new process")]
+    Setup { step: u32, source: Errno },
+    #[error("argv[0] {command:?} cannot be executed")]
+    Exec { command: String, source: Errno },
+}
+
+impl Refusal for ExecError {
+    fn kind(&self) -> FaultKind {
+        match self {
+            Self::Plan(PlanError::Cwd(_)) | Self::Cwd { .. } => FaultKind::Path,
+            Self::Plan(_) | Self::NoStream { .. } | Self::RootAwake => FaultKind::Unsupported,
+            Self::Exec { .. } => FaultKind::Exec,
+            Self::Group(_) | Self::Quota(_) | Self::Launch(_) | Self::Setup { .. } => FaultKind::Internal,
+        }
+    }
+}
+
+/// Runs `exec`, whose request came on `control`. The host is told of the start there; its kill, or its end,
+/// kills the tree.
+pub(crate) async fn run(
+    agent: &Agent,
+    connection: &Connection,
+    control: &mut Stream,
+    exec: Exec,
+) -> Result<Exited, ExecError> {
+    let plan = Plan::new(exec, agent.abilities())?;
+    if plan.user == User::Root && agent.awake() {
+        return Err(ExecError::RootAwake);
+    }
+    let streams = Streams::take(connection, &plan).await?;
+    let tree = agent.tree();
+    let cwd = tree.open_dir(&plan.cwd).map_err(|source| ExecError::Cwd { path: plan.cwd.clone(), source })?;
+    let _hold = agent.quota().hold(plan.limits.disk_bytes, plan.limits.files)?;
+    let group = agent.groups().create(&plan.limits.bounds)?;
+    let exited = in_group(agent, control, &plan, streams, &group, cwd).await;
+    group.remove().await;
+    exited
+}
+
+/// The streams that a request names.
+struct Streams {
+    stdin: Option<Stream>,
+    stdout: Stream,
+    stderr: Stream,
+}
+
+impl Streams {
+    async fn take(connection: &Connection, plan: &Plan) -> Result<Self, ExecError> {
+        let take = async |field, id| connection.take(id).await.ok_or(ExecError::NoStream { field, id });
+        Ok(Self {
+            stdin: if plan.stdin == 0 { None } else { Some(take("stdin", plan.stdin).await?) },
+            stdout: take("stdout", plan.stdout).await?,
+            stderr: take("stderr", plan.stderr).await?,
+        })
+    }
+}
+
+/// The agent's ends of a command's pipes.
+struct Ends {
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+/// The agent's ends, and the command's.
+fn pipes(with_stdin: bool) -> Result<(Ends, [OwnedFd; 3]), Errno> {
+    let (child_stdin, stdin) = if with_stdin {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        (read, Some(write))
+    } else {
+        (rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, None)
+    };
+    let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((Ends { stdin, stdout, stderr }, [child_stdin, child_stdout, child_stderr]))
+}
+
+async fn in_group(
+    agent: &Agent,
+    control: &mut Stream,
+    plan: &Plan,
+    streams: Streams,
+    group: &Group,
+    cwd: OwnedFd,
+) -> Result<Exited, ExecError> {
+    let (ends, stdio) = pipes(streams.stdin.is_some()).map_err(ExecError::Launch)?;
+    let launched = spawn::launch(Launch {
+        programs: &plan.programs,
+        argv: &plan.argv,
+        env: &plan.env,
+        cwd: cwd.as_fd(),
+        stdio,
+        group: group.dir(),
+        user: agent.ids_of(plan.user),
+        cpu_seconds: plan.limits.cpu_backstop_seconds(),
+    })
+    .map_err(ExecError::Launch)?;
+    let ended = agent.reaper().register(launched.pid);
+    drop(cwd);
+
+    let (over, mut output_over) = mpsc::channel(2);
+    let (tell_gone, gone) = watch::channel(false);
+    let carry = |pipe, stream: Stream| {
+        let limit = plan.limits.output_bytes;
+        let output =
+            output::Output { pipe, to: stream.sender, limit, over: over.clone(), gone: gone.clone() };
+        tokio::spawn(output.carry())
+    };
+    let stdout = carry(ends.stdout, streams.stdout);
+    let stderr = carry(ends.stderr, streams.stderr);
+    let feeding =
+        streams.stdin.zip(ends.stdin).map(|(stream, pipe)| tokio::spawn(output::feed(stream.receiver, pipe)));
+
+    let supervisor = Supervisor { limits: &plan.limits, group, quota: agent.quota(), pid: launched.pid };
+    let outcome = supervisor.watch(control, launched.report, ended, &mut output_over).await;
+    group.empty().await?;
+    if let Some(feeding) = feeding {
+        feeding.abort();
+    }
+    if outcome.host_gone {
+        // Nobody will give credit for what is left.
+        stdout.abort();
+        stderr.abort();
+    }
+    tell_gone.send_replace(true);
+    let stdout_bytes = stdout.await.ok().and_then(Result::ok).unwrap_or(0);
+    let stderr_bytes = stderr.await.ok().and_then(Result::ok).unwrap_or(0);
+    let usage = usage(agent, group, &outcome);
+    outcome.exited(plan, stdout_bytes, stderr_bytes, usage)
+}
+
+fn usage(agent: &Agent, group: &Group, outcome: &Outcome) -> Usage {
+    let counted = group.counted();
+    Usage {
+        wall_us: u64::try_from(outcome.wall.as_micros()).unwrap_or(u64::MAX),
+        user_us: counted.user_us,
+        system_us: counted.system_us,
+        memory_peak_bytes: group.memory_peak_bytes(),
+        processes_peak: group.processes_peak(),
+        disk_bytes: agent.quota().used().map(|used| used.bytes),
+    }
+}
+
+impl Outcome {
+    fn exited(
+        self,
+        plan: &Plan,
+        stdout_bytes: u64,
+        stderr_bytes: u64,
+        usage: Usage,
+    ) -> Result<Exited, ExecError> {
+        match self.refused {
+            Some(spawn::Refused::Exec(source)) => {
+                let command =
+                    plan.argv.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+                return Err(ExecError::Exec { command, source });
+            }
+            Some(spawn::Refused::Setup(step, source)) => return Err(ExecError::Setup { step, source }),
+            None => {}
+        }
+        Ok(Exited {
+            exit_code: self.ending.code(),
+            signal: self.ending.signal(),
+            limit_hit: self.limit.unwrap_or(LimitHit::None) as i32,
+            killed: self.killed,
+            usage: Some(usage),
+            stdout_bytes,
+            stderr_bytes,
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! An exec request, checked. Pure.
+
+use std::ffi::CString;
+
+use hearth_schemas::guest::messages::{Exec, User};
+
+use super::limits::{Abilities, LimitError, Limits};
+use crate::tree::{PathError, check_path};
+
+/// Where commands are looked up when the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What to run.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Paths to try in turn.
+    pub(super) programs: Vec<CString>,
+    pub(super) argv: Vec<CString>,
+    pub(super) env: Vec<CString>,
+    /// Relative to the working tree; empty means the tree itself.
+    pub(super) cwd: String,
+    pub(super) user: User,
+    pub(super) limits: Limits,
+    /// 0 means an empty stdin.
+    pub(super) stdin: u32,
+    pub(super) stdout: u32,
+    pub(super) stderr: u32,
+}
+
+/// What makes a request one that cannot be run.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PlanError {
+    #[error("argv is empty, or its first word is")]
+    NoCommand,
+    #[error("argv[{0}] has a NUL byte")]
+    ArgumentNul(usize),
+    #[error("env: the name {0:?} is empty, or has '=' or a NUL byte")]
+    Name(String),
+    #[error("env: the value of {0:?} has a NUL byte")]
+    ValueNul(String),
+    #[error("cwd")]
+    Cwd(#[source] PathError),
+    #[error("user {0} is unknown to this agent")]
+    User(i32),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+}
+
+impl Plan {
+    pub(super) fn new(exec: Exec, able: Abilities) -> Result<Self, PlanError> {
+        let command = exec.argv.first().filter(|command| !command.is_empty());
+        let path = exec.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+        let programs = candidates(command.ok_or(PlanError::NoCommand)?, path);
+        let argument =
+            |(index, word): (usize, String)| CString::new(word).map_err(|_| PlanError::ArgumentNul(index));
+        let to_c = |word: String| CString::new(word).map_err(|_| PlanError::ArgumentNul(0));
+        let cwd = if exec.cwd == "." { String::new() } else { exec.cwd };
+        if !cwd.is_empty() {
+            check_path(&cwd).map_err(PlanError::Cwd)?;
+        }
+        Ok(Self {
+            // Before the words: a NUL in the first is then named as what it is.
+            programs: programs.map(to_c).collect::<Result<_, _>>()?,
+            argv: exec.argv.into_iter().enumerate().map(argument).collect::<Result<_, _>>()?,
+            env: exec.env.into_iter().map(variable).collect::<Result<_, _>>()?,
+            cwd,
+            user: User::try_from(exec.user).map_err(|_| PlanError::User(exec.user))?,
+            limits: Limits::new(exec.limits, able)?,
+            stdin: exec.stdin,
+            stdout: exec.stdout,
+            stderr: exec.stderr,
+        })
+    }
+}
+
+/// Where a command may be: itself when it has a slash, else in each directory of the path (an empty one is the
+/// working directory), like execvp(3).
+fn candidates(command: &str, path: &str) -> impl Iterator<Item = String> {
+    let places = if command.contains('/') { vec![command.to_owned()] } else { search(command, path) };
+    places.into_iter()
+}
+
+fn search(command: &str, path: &str) -> Vec<String> {
+    let join = |directory: &str| {
+        if directory.is_empty() { format!("./{command}") } else { format!("{directory}/{command}") }
+    };
+    path.split(':').map(join).collect()
+}
+
+fn variable((name, value): (String, String)) -> Result<CString, PlanError> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err(PlanError::Name(name));
+    }
+    CString::new(format!("{name}={value}")).map_err(|_| PlanError::ValueNul(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(change: impl FnOnce(&mut Exec)) -> Result<Plan, PlanError> {
+        let mut exec = Exec { argv: vec!["run".into()], ..Exec::default() };
+        change(&mut exec);
+        Plan::new(exec, Abilities::default())
+    }
+
+    fn programs(command: &str, path: Option<&str>) -> Vec<String> {
+        let plan = plan(|exec| {
+            exec.argv = vec![command.into()];
+            exec.env.extend(path.map(|path| ("PATH".into(), path.into())));
+        });
+        plan.unwrap().programs.iter().map(|program| program.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_command_is_looked_up_in_its_own_path() {
+        assert_eq!(programs("ls", Some("/a:/b")), ["/a/ls", "/b/ls"]);
+        assert_eq!(programs("ls", Some("/a:")), ["/a/ls", "./ls"]);
+        assert_eq!(programs("./ls", Some("/a")), ["./ls"]);
+        assert_eq!(programs("ls", None).len(), 3);
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_by_its_field() {
+        assert_eq!(plan(|exec| exec.argv.clear()), Err(PlanError::NoCommand));
+        assert_eq!(plan(|exec| exec.argv = vec![String::new()]), Err(PlanError::NoCommand));
+        assert_eq!(plan(|exec| exec.argv.push("a\0".into())), Err(PlanError::ArgumentNul(1)));
+        assert_eq!(plan(|exec| exec.argv = vec!["\0".into()]), Err(PlanError::ArgumentNul(0)));
+        let with = |name: &str, value: &str| plan(|exec| drop(exec.env.insert(name.into(), value.into())));
+        assert_eq!(with("a=b", ""), Err(PlanError::Name("a=b".into())));
+        assert_eq!(with("", ""), Err(PlanError::Name(String::new())));
+        assert_eq!(with("a", "\0"), Err(PlanError::ValueNul("a".into())));
+        assert!(matches!(plan(|exec| exec.cwd = "/etc".into()), Err(PlanError::Cwd(_))));
+        assert!(matches!(plan(|exec| exec.cwd = "a/../..".into()), Err(PlanError::Cwd(_))));
+        assert_eq!(plan(|exec| exec.user = 7), Err(PlanError::User(7)));
+        assert_eq!(plan(|exec| exec.cwd = ".".into()).unwrap().cwd, "");
+    }
+}

@@ -1,0 +1,132 @@
+//! Watches one command until it has ended: its exec, its limits, its host.
+
+use std::{os::fd::OwnedFd, time::Duration};
+
+use hearth_schemas::guest::messages::{LimitHit, Reply, Started, reply};
+use hearth_wire::{Stream, StreamReceiver};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{limits::Limits, spawn::Refused};
+use crate::{group::Group, quota::Quota, reaper::Ending};
+
+/// How often counters are compared with limits.
+const TICK: Duration = Duration::from_millis(15);
+
+/// What to watch.
+pub(super) struct Supervisor<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) group: &'a Group,
+    pub(super) quota: &'a Quota,
+    pub(super) pid: Pid,
+}
+
+/// How a command ended.
+pub(super) struct Outcome {
+    pub(super) ending: Ending,
+    pub(super) refused: Option<Refused>,
+    pub(super) limit: Option<LimitHit>,
+    /// The host asked for the end.
+    pub(super) killed: bool,
+    /// The host is not there to hear of it.
+    pub(super) host_gone: bool,
+    pub(super) wall: Duration,
+}
+
+/// What the host says on the stream of an exec.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Host {
+    Kill,
+    Gone,
+}
+
+impl Supervisor<'_> {
+    /// Returns when the command itself has ended; what it left behind may still live.
+    pub(super) async fn watch(
+        &self,
+        control: &mut Stream,
+        report: OwnedFd,
+        mut ended: oneshot::Receiver<Ending>,
+        output_over: &mut mpsc::Receiver<()>,
+    ) -> Outcome {
+        let started = Instant::now();
+        let (mut limit, mut host, mut refused, mut reported) = (None, None, None, false);
+        let report = read_report(report);
+        tokio::pin!(report);
+        let wall = tokio::time::sleep(self.limits.wall.unwrap_or(Duration::MAX));
+        tokio::pin!(wall);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ending = loop {
+            let dying = limit.is_some() || host.is_some();
+            tokio::select! {
+                biased;
+                outcome = &mut report, if !reported => {
+                    reported = true;
+                    refused = outcome;
+                    if refused.is_none() {
+                        self.tell_started(control).await;
+                    }
+                }
+                ending = &mut ended => break ending.unwrap_or(Ending::Signal(Signal::KILL.as_raw())),
+                said = listen(&mut control.receiver), if !dying => host = Some(said),
+                Some(()) = output_over.recv(), if !dying => limit = Some(LimitHit::Output),
+                () = &mut wall, if !dying && self.limits.wall.is_some() => limit = Some(LimitHit::Wall),
+                _ = tick.tick(), if !dying && self.limits.watched() => limit = self.exceeded(),
+            }
+            if limit.is_some() || host.is_some() {
+                self.kill();
+            }
+        };
+        let wall = started.elapsed();
+        if host.is_none() {
+            limit = limit.or_else(|| self.exceeded());
+        }
+        if !reported {
+            refused = report.await;
+        }
+        let (killed, host_gone) = (host.is_some(), host == Some(Host::Gone));
+        Outcome { ending, refused, limit, killed, host_gone, wall }
+    }
+
+    fn exceeded(&self) -> Option<LimitHit> {
+        let disk = self.limits.disk_bytes.or(self.limits.files).and_then(|_| self.quota.used());
+        self.limits.exceeded(&self.group.counted(), &disk.unwrap_or_default())
+    }
+
+    fn kill(&self) {
+        self.group.kill();
+        // Before it has joined its cgroup, where it has to do that itself. Not reaped yet, so the id is its own.
+        let _ = kill_process(self.pid, Signal::KILL);
+    }
+
+    async fn tell_started(&self, control: &Stream) {
+        let started = Started { pid: self.pid.as_raw_nonzero().get().unsigned_abs() };
+        // A host that is gone is noticed by listening.
+        let _ = control.sender.message(&Reply { body: Some(reply::Body::Started(started)) }).await;
+    }
+}
+
+/// What the child says about its exec. It closes the pipe without a word when that succeeds.
+async fn read_report(report: OwnedFd) -> Option<Refused> {
+    let mut bytes = Vec::new();
+    pipe::Receiver::from_owned_fd(report).ok()?.read_to_end(&mut bytes).await.ok()?;
+    Refused::decode(&bytes)
+}
+
+/// Resolves when the host wants the command dead. Cancel safe.
+async fn listen(receiver: &mut StreamReceiver) -> Host {
+    loop {
+        match receiver.next().await {
+            Ok(Some(_)) => return Host::Kill,
+            // It has no more to say, and still listens.
+            Ok(None) => {}
+            Err(_) => return Host::Gone,
+        }
+    }
+}

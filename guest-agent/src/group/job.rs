@@ -1,0 +1,149 @@
+//! The cgroup of one command: its bounds, what it used, and its end.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Bounds, Controllers, GroupError, files};
+
+/// How long to wait before looking again whether a killed cgroup is empty: at first, and at most.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+/// How often to try to remove an empty cgroup: the kernel may still hold it for a moment.
+const REMOVE_TRIES: u32 = 100;
+/// Largest value that `pids.max` takes (include/linux/threads.h: PID_MAX_LIMIT on 64 bits).
+const PIDS_MAX: u64 = 4 * 1024 * 1024;
+
+/// A cgroup, and the files of it that are read again and again.
+#[derive(Debug)]
+pub(crate) struct Group {
+    path: PathBuf,
+    dir: File,
+    cpu: File,
+    memory_events: Option<File>,
+    pids_events: Option<File>,
+}
+
+/// What the kernel has counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// User time, in microseconds.
+    pub(crate) user_us: u64,
+    /// System time, in microseconds.
+    pub(crate) system_us: u64,
+    /// Processes that the OOM killer ended.
+    pub(crate) oom_kills: u64,
+    /// Forks that `pids.max` refused.
+    pub(crate) forks_refused: u64,
+}
+
+impl Group {
+    pub(super) fn create(path: &Path, controllers: Controllers, bounds: &Bounds) -> Result<Self, GroupError> {
+        files::make_dir(path)?;
+        Self::open(path, controllers, bounds).inspect_err(|_| drop(std::fs::remove_dir(path)))
+    }
+
+    fn open(path: &Path, controllers: Controllers, bounds: &Bounds) -> Result<Self, GroupError> {
+        let dir = files::open_dir(path)?;
+        let optional = |there: bool, name| there.then(|| files::open(&dir, name)).transpose();
+        if controllers.memory {
+            files::write(&dir, "memory.oom.group", "1")?;
+            // Absent on a kernel without swap, which is as good.
+            let _ = files::write(&dir, "memory.swap.max", "0");
+        }
+        if let Some(bytes) = bounds.memory_bytes {
+            files::write(&dir, "memory.max", &bytes.to_string())?;
+        }
+        if let Some(processes) = bounds.processes {
+            files::write(&dir, "pids.max", &processes.min(PIDS_MAX).to_string())?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            cpu: files::open(&dir, "cpu.stat")?,
+            memory_events: optional(controllers.memory, "memory.events")?,
+            pids_events: optional(controllers.pids, "pids.events")?,
+            dir,
+        })
+    }
+
+    /// Its directory, to start a process in.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Reads the counters.
+    pub(crate) fn counted(&self) -> Counted {
+        let cpu = files::read(self.cpu.as_fd());
+        let event = |file: &Option<File>, key| {
+            file.as_ref().and_then(|file| files::value_of(&files::read(file.as_fd()), key)).unwrap_or(0)
+        };
+        Counted {
+            user_us: files::value_of(&cpu, "user_usec").unwrap_or(0),
+            system_us: files::value_of(&cpu, "system_usec").unwrap_or(0),
+            oom_kills: event(&self.memory_events, "oom_kill"),
+            forks_refused: event(&self.pids_events, "max"),
+        }
+    }
+
+    /// Peak memory in bytes, where the kernel counts it.
+    pub(crate) fn memory_peak_bytes(&self) -> Option<u64> {
+        self.memory_events.as_ref().and_then(|_| self.single("memory.peak"))
+    }
+
+    /// Peak number of processes and threads, where the kernel counts it.
+    pub(crate) fn processes_peak(&self) -> Option<u64> {
+        self.pids_events.as_ref().and_then(|_| self.single("pids.peak"))
+    }
+
+    fn single(&self, name: &str) -> Option<u64> {
+        files::read(files::open(&self.dir, name).ok()?.as_fd()).trim().parse().ok()
+    }
+
+    /// Kills every process in it, also those that are being forked just now. Does not wait.
+    pub(crate) fn kill(&self) {
+        kill(&self.dir);
+    }
+
+    /// Kills every process in it and waits until none is left. Cancel safe.
+    pub(crate) async fn empty(&self) -> Result<(), GroupError> {
+        empty(&self.dir).await
+    }
+
+    /// Removes it. It must be empty. Cancel safe: it stays.
+    pub(crate) async fn remove(self) {
+        for _ in 0..REMOVE_TRIES {
+            if std::fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN.1).await;
+        }
+    }
+}
+
+fn kill(dir: &File) {
+    if files::write(dir, "cgroup.kill", "1").is_ok() {
+        return;
+    }
+    // Before Linux 5.14: one by one. A tree that forks faster than this loop is killed by a later round.
+    let Ok(list) = files::open(dir, "cgroup.procs") else { return };
+    let pids = files::read(list.as_fd());
+    for pid in pids.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Kills what is in a cgroup and below it until nothing is left.
+pub(super) async fn empty(dir: &File) -> Result<(), GroupError> {
+    let events = files::open(dir, "cgroup.events")?;
+    let (mut pause, longest) = LOOK_AGAIN;
+    while files::value_of(&files::read(events.as_fd()), "populated").is_some_and(|populated| populated != 0) {
+        kill(dir);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+    Ok(())
+}

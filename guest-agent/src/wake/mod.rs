@@ -1,0 +1,91 @@
+//! The wake: makes a clone of a snapshot its own machine, and says what was really done.
+
+mod check;
+mod entropy;
+mod names;
+mod scratch;
+
+use std::path::PathBuf;
+
+pub(crate) use check::WakeError;
+use check::{Turn, check, turn};
+use hearth_schemas::guest::messages::{Identity, Wake, Woken};
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+
+use crate::agent::{Agent, Place};
+
+const NS_PER_S: i128 = 1_000_000_000;
+
+/// What the wakes so far have left.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    identity: Option<Identity>,
+    /// The names in /run are mounted over those of the image.
+    named: bool,
+    /// The scratch disk is mounted; this is its size.
+    scratch_bytes: Option<u64>,
+}
+
+/// Whether the kernel could hold a user to a quota, if a disk offered it.
+pub(crate) fn kernel_has_quota() -> bool {
+    std::path::Path::new("/proc/sys/fs/quota").exists()
+}
+
+/// Wakes the machine, or confirms a wake that is repeated. A failed one can be tried again.
+pub(crate) async fn run(agent: &Agent, wake: Wake) -> Result<Woken, WakeError> {
+    let identity = check(&wake)?;
+    let mut held = agent.held().lock().await;
+    let turn = turn(held.identity.as_ref(), &identity)?;
+    let mut woken = match agent.place() {
+        Place::Guest { scratch } => guest(agent, &mut held, &wake, turn, scratch.clone()).await?,
+        Place::Host => Woken::default(),
+    };
+    held.identity = Some(identity.clone());
+    agent.set_awake();
+    woken.hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    woken.machine_id = names::machine_id();
+    woken.identity = Some(identity);
+    Ok(woken)
+}
+
+async fn guest(
+    agent: &Agent,
+    held: &mut Held,
+    wake: &Wake,
+    turn: Turn,
+    scratch: Option<PathBuf>,
+) -> Result<Woken, WakeError> {
+    if held.scratch_bytes.is_none() {
+        // Whatever was still running when the snapshot was taken.
+        agent.groups().kill_all().await?;
+    }
+    let entropy_bytes = entropy::credit(&wake.entropy).map_err(WakeError::step("entropy"))?;
+    let clock_step_ns = set_clock(wake.now_unix_ns).map_err(WakeError::step("now_unix_ns"))?;
+    rustix::system::sethostname(wake.hostname.as_bytes()).map_err(WakeError::step("hostname"))?;
+    if turn == Turn::New || !held.named {
+        names::write(&wake.hostname).map_err(WakeError::file("the names in /run"))?;
+    }
+    if !held.named {
+        names::bind().map_err(WakeError::step("mounting the names"))?;
+        held.named = true;
+    }
+    if held.scratch_bytes.is_none() {
+        held.scratch_bytes = Some(match scratch {
+            Some(device) => scratch::mount(agent, &device)?,
+            None => 0,
+        });
+    }
+    let scratch_bytes = held.scratch_bytes.unwrap_or(0);
+    Ok(Woken { entropy_bytes, reseeded: true, clock_step_ns, scratch_bytes, ..Woken::default() })
+}
+
+/// Sets the wall clock. Returns by how much that moved it, in nanoseconds.
+fn set_clock(now_unix_ns: u64) -> Result<i64, rustix::io::Errno> {
+    let before = clock_gettime(ClockId::Realtime);
+    let now = i128::from(now_unix_ns);
+    let whole = |ns: i128| i64::try_from(ns).unwrap_or(i64::MAX);
+    let time = Timespec { tv_sec: whole(now / NS_PER_S), tv_nsec: whole(now % NS_PER_S) };
+    clock_settime(ClockId::Realtime, time)?;
+    let before = i128::from(before.tv_sec) * NS_PER_S + i128::from(before.tv_nsec);
+    Ok(whole(now - before))
+}

@@ -1,0 +1,66 @@
+//! The scratch disk: mounted once, at the first wake; the job's working tree and /tmp are on it, so that neither
+//! is charged as memory.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
+};
+
+use rustix::{
+    fs::statvfs,
+    io::Errno,
+    mount::{MountFlags, mount as mount_fs, mount_bind},
+};
+
+use super::WakeError;
+use crate::{
+    agent::{Agent, JOB_ID},
+    boot, console,
+    tree::Tree,
+};
+
+const MOUNT: &str = "/scratch";
+/// The disk dies with the VM: nothing has to survive a crash.
+const OPTIONS: &std::ffi::CStr = c"usrquota,barrier=0";
+const OPTIONS_WITHOUT_QUOTA: &std::ffi::CStr = c"barrier=0";
+
+/// Mounts `device` and puts the working tree on it. Returns its size in bytes.
+pub(super) fn mount(agent: &Agent, device: &Path) -> Result<u64, WakeError> {
+    let quota = mount_disk(device).map_err(WakeError::step("mounting the scratch disk"))?;
+    let work = Path::new(MOUNT).join("work");
+    let tmp = Path::new(MOUNT).join("tmp");
+    prepare(&work, &tmp).map_err(WakeError::file("preparing the scratch disk"))?;
+    boot::drop_early_tree();
+    mount_bind(&work, boot::WORK).map_err(WakeError::step("mounting the working tree"))?;
+    mount_bind(&tmp, boot::TMP).map_err(WakeError::step("mounting /tmp"))?;
+    let tree = Tree::open(Path::new(boot::WORK), Some(boot::job_ids()));
+    agent.set_tree(tree.map_err(WakeError::step("opening the working tree"))?);
+    if quota {
+        agent.quota().enable(device.to_owned(), JOB_ID)?;
+    }
+    let size = statvfs(MOUNT).map_err(WakeError::step("reading the size of the scratch disk"))?;
+    Ok(size.f_blocks.saturating_mul(size.f_frsize))
+}
+
+/// Returns whether the quota is enforced.
+fn mount_disk(device: &Path) -> Result<bool, Errno> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    match mount_fs(device, MOUNT, "ext4", flags, OPTIONS) {
+        Ok(()) => Ok(true),
+        Err(errno @ (Errno::INVAL | Errno::SRCH | Errno::NOENT)) => {
+            console::say(&format_args!("no quota on the scratch disk: {errno}"));
+            mount_fs(device, MOUNT, "ext4", flags, OPTIONS_WITHOUT_QUOTA).map(|()| false)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn prepare(work: &Path, tmp: &Path) -> std::io::Result<()> {
+    fs::set_permissions(MOUNT, fs::Permissions::from_mode(0o711))?;
+    fs::create_dir(work)?;
+    fs::set_permissions(work, fs::Permissions::from_mode(0o755))?;
+    chown(work, Some(JOB_ID), Some(JOB_ID))?;
+    fs::create_dir(tmp)?;
+    fs::set_permissions(tmp, fs::Permissions::from_mode(0o1777))
+}

@@ -1,11 +1,14 @@
 //! Warm microVMs: leases, slots, hypervisors, sessions, baking. Knows nothing of jobs or queues.
 
+#[cfg(feature = "fakes")]
+pub mod fakes;
 pub mod firecracker;
 pub mod guard;
 pub mod hypervisor;
 pub mod image;
 pub mod lease;
 pub mod phase;
+pub mod pool;
 pub mod reclaim;
 pub mod runtime;
 pub mod session;

@@ -1,7 +1,8 @@
 //! The right to use an identity until an instant.
 
+pub(crate) mod keeper;
 pub mod local;
-mod table;
+pub(crate) mod table;
 
 use std::time::Duration;
 

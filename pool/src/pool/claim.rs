@@ -1,0 +1,173 @@
+//! One job's exclusive use of one warm VM.
+
+use std::{convert::Infallible, fmt, time::Duration};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    hypervisor::{RestoreStep, Slot},
+    lease::Identity,
+    session::Session,
+};
+
+/// Who is served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// Somebody sits and waits.
+    Interactive,
+    /// Neither.
+    Normal,
+    /// Nobody waits.
+    Batch,
+}
+
+/// How a claim ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// A VM was Ready for it.
+    Hit,
+    /// It waited for one.
+    Wait,
+    /// None was there by its deadline.
+    Timeout,
+}
+
+/// Why there is no claim.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// The pool does not have this runtime.
+    #[error("unknown runtime {runtime:?}; this pool has {}", known.join(", "))]
+    UnknownRuntime {
+        /// What was asked for.
+        runtime: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// No VM of this runtime can be restored, and waiting does not help.
+    #[error("runtime {runtime}: {reason}")]
+    Broken {
+        /// The runtime.
+        runtime: String,
+        /// What to do.
+        reason: String,
+    },
+    /// No VM was Ready by the deadline.
+    #[error("no VM of runtime {runtime} within {waited:?}{}", last_failure.as_ref().map(|f| format!("; last failure: {f}")).unwrap_or_default())]
+    Timeout {
+        /// The runtime.
+        runtime: String,
+        /// How long the claim waited.
+        waited: Duration,
+        /// The last failed restore since a VM was Ready.
+        last_failure: Option<String>,
+    },
+    /// The pool is closing.
+    #[error("the pool is closing")]
+    Closed,
+}
+
+/// Why a claimed VM went before its claim was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// It ended, or its agent did.
+    #[error("the VM ended")]
+    Exited,
+    /// Its lease is about to expire or is lost.
+    #[error("the VM's lease is at risk")]
+    LeaseAtRisk,
+    /// The pool closes and its grace is over.
+    #[error("the pool is closing")]
+    Closing,
+}
+
+/// What is known of a claimed VM.
+#[derive(Clone, Debug)]
+pub struct ClaimedVm {
+    /// Its slot.
+    pub slot: Slot,
+    /// Its identity.
+    pub identity: Identity,
+    /// The snapshot it came from.
+    pub snapshot: String,
+    /// Every part of its restore and greeting, in order.
+    pub steps: Vec<RestoreStep>,
+    /// How long it had been restored when it was claimed.
+    pub age: Duration,
+    /// What opens a live connection from the guest; sent with its wake.
+    pub nonce: [u8; hearth_schemas::limits::WAKE_NONCE_BYTES],
+}
+
+/// One job's exclusive use of one VM, whose agent has confirmed its wake. When this is dropped the VM is destroyed;
+/// nobody else ever gets it.
+pub struct Claim {
+    session: Session,
+    vm: ClaimedVm,
+    pub(super) waited: Duration,
+    pub(super) outcome: Outcome,
+    lost: watch::Receiver<Option<Loss>>,
+    /// The slot's task sees this go.
+    _over: oneshot::Sender<Infallible>,
+}
+
+impl Claim {
+    pub(super) fn new(session: Session, vm: ClaimedVm) -> (Self, Behind) {
+        let (lose, lost) = watch::channel(None);
+        let (_over, over) = oneshot::channel();
+        let claim = Self { session, vm, waited: Duration::ZERO, outcome: Outcome::Hit, lost, _over };
+        (claim, Behind { over, lose })
+    }
+
+    /// The connection to the agent.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// What is known of the VM.
+    pub fn vm(&self) -> &ClaimedVm {
+        &self.vm
+    }
+
+    /// How long the claim waited.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Whether it waited. Never [`Outcome::Timeout`].
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Resolves when the VM is gone, or about to go, before the claim is over. Cancel safe.
+    pub async fn lost(&self) -> Loss {
+        let mut lost = self.lost.clone();
+        let loss = lost.wait_for(Option::is_some).await.ok().and_then(|loss| *loss);
+        loss.unwrap_or(Loss::Exited)
+    }
+
+    /// Ends the claim. The VM is destroyed in the background, as when the claim is dropped.
+    pub fn finish(self) {}
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("vm", &self.vm).field("outcome", &self.outcome).finish_non_exhaustive()
+    }
+}
+
+/// The slot's end of a claim.
+pub(super) struct Behind {
+    over: oneshot::Receiver<Infallible>,
+    lose: watch::Sender<Option<Loss>>,
+}
+
+impl Behind {
+    /// Resolves when the claim is over. Cancel safe.
+    pub(super) async fn over(&mut self) {
+        let _ = (&mut self.over).await;
+    }
+
+    /// Tells whoever has the claim that its VM goes.
+    pub(super) fn lose(self, loss: Loss) {
+        self.lose.send_replace(Some(loss));
+    }
+}

@@ -1,0 +1,110 @@
+//! What metrics and tests hear of a pool.
+
+use std::{fmt, time::Duration};
+
+use super::claim::Outcome;
+use crate::{
+    hypervisor::{RestoreStep, Slot},
+    lease::Identity,
+    phase::Phase,
+};
+
+/// Something happened.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A slot moved.
+    Moved {
+        /// Which.
+        slot: &'a Slot,
+        /// From where.
+        from: Phase,
+        /// To where.
+        to: Phase,
+    },
+    /// A claim ended well or by its deadline.
+    Claimed {
+        /// The runtime.
+        runtime: &'a str,
+        /// How.
+        outcome: Outcome,
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// A VM is Ready.
+    Restored {
+        /// Its slot.
+        slot: &'a Slot,
+        /// Every part of its restore and greeting, in order.
+        steps: &'a [RestoreStep],
+    },
+    /// A VM, or what was to become one, is about to be destroyed.
+    Retired {
+        /// Its slot.
+        slot: &'a Slot,
+        /// Why.
+        why: &'a Farewell,
+        /// How long after its restore, when it was restored.
+        age: Option<Duration>,
+    },
+    /// Something about a lease.
+    Lease {
+        /// Of which identity, when there is one.
+        identity: Option<Identity>,
+        /// What.
+        event: LeaseEvent,
+    },
+}
+
+/// Why a VM goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// Its claim is over.
+    Finished,
+    /// Nobody claimed it in time.
+    Stale,
+    /// It ended by itself, or its agent did.
+    Exited,
+    /// Its lease is about to expire or is lost.
+    LeaseAtRisk,
+    /// The pool closes.
+    Closing,
+    /// It could not be restored.
+    RestoreFailed(String),
+    /// It did not confirm its wake.
+    GreetingFailed(String),
+}
+
+impl fmt::Display for Farewell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("finished"),
+            Self::Stale => f.write_str("stale"),
+            Self::Exited => f.write_str("exited"),
+            Self::LeaseAtRisk => f.write_str("lease at risk"),
+            Self::Closing => f.write_str("closing"),
+            Self::RestoreFailed(why) => write!(f, "restore failed: {why}"),
+            Self::GreetingFailed(why) => write!(f, "greeting failed: {why}"),
+        }
+    }
+}
+
+/// See [`Event::Lease`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LeaseEvent {
+    /// Given.
+    Acquired,
+    /// Not given.
+    Refused,
+    /// Lasts longer.
+    Renewed,
+    /// The store did not answer a renewal; it is tried again.
+    RenewalFailed,
+    /// Expired, or somebody else's.
+    Lost,
+    /// Given back.
+    Released,
+    /// Given back too late: it was no longer ours.
+    ReleasedLate,
+    /// The store did not take it back; it expires by itself.
+    ReleaseFailed,
+}

@@ -1,0 +1,360 @@
+//! The task of one slot: the only writer of its state.
+
+use std::{error::Error, fmt::Write as _, sync::Arc};
+
+use rand::{RngExt, rngs::SmallRng};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    claim::{Claim, ClaimedVm, Loss},
+    config::Config,
+    events::{Event, Farewell},
+    gauges::{Position, Voice},
+    greeting::{Greeted, greet},
+    waiters::{Waiter, Waiters},
+};
+use crate::{
+    hypervisor::{Hypervisor, RestoreError, RestoreStep, Restored, Slot},
+    lease::{
+        LeaseError, LeaseStore,
+        keeper::{Held, Keeper},
+    },
+    phase::Phase,
+    session::Command,
+};
+
+/// What slots are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stop {
+    /// To go on.
+    No,
+    /// To end when no claim is left.
+    Drain,
+    /// To end.
+    Now,
+}
+
+/// What all slots of a pool share.
+pub(super) struct Parts<H, L> {
+    pub(super) hypervisor: Arc<H>,
+    pub(super) keeper: Arc<Keeper<L>>,
+    pub(super) restores: Arc<Semaphore>,
+    pub(super) voice: Voice,
+    pub(super) config: Arc<Config>,
+}
+
+impl<H, L> Clone for Parts<H, L> {
+    fn clone(&self) -> Self {
+        Self {
+            hypervisor: Arc::clone(&self.hypervisor),
+            keeper: Arc::clone(&self.keeper),
+            restores: Arc::clone(&self.restores),
+            voice: self.voice.clone(),
+            config: Arc::clone(&self.config),
+        }
+    }
+}
+
+/// What a slot owns in each phase.
+enum State<Vm> {
+    Vacant,
+    Leasing { turn: OwnedSemaphorePermit },
+    Cooling,
+    Restoring { lease: Held, turn: OwnedSemaphorePermit },
+    Greeting { lease: Held, restored: Restored<Vm>, turn: OwnedSemaphorePermit },
+    Ready { lease: Held, warm: Warm<Vm> },
+    Claimed { lease: Held, warm: Warm<Vm>, waiter: Waiter },
+    Retiring { lease: Held, vm: Option<Vm>, tries: u32 },
+    Quarantined { lease: Held, tries: u32 },
+    Closed,
+}
+
+/// A VM that has confirmed its wake.
+struct Warm<Vm> {
+    vm: Vm,
+    snapshot: String,
+    greeted: Greeted,
+    since: Instant,
+}
+
+impl<Vm> State<Vm> {
+    fn phase(&self) -> Phase {
+        match self {
+            Self::Vacant => Phase::Vacant,
+            Self::Leasing { .. } => Phase::Leasing,
+            Self::Cooling => Phase::Cooling,
+            Self::Restoring { .. } => Phase::Restoring,
+            Self::Greeting { .. } => Phase::Greeting,
+            Self::Ready { .. } => Phase::Ready,
+            Self::Claimed { .. } => Phase::Claimed,
+            Self::Retiring { .. } => Phase::Retiring,
+            Self::Quarantined { .. } => Phase::Quarantined,
+            Self::Closed => Phase::Closed,
+        }
+    }
+}
+
+/// One slot.
+pub(super) struct SlotTask<H: Hypervisor, L> {
+    slot: Slot,
+    parts: Parts<H, L>,
+    waiters: Arc<Waiters>,
+    warm_up: Option<Command>,
+    stop: watch::Receiver<Stop>,
+    rng: SmallRng,
+    /// The attempt to lease whose answer was lost; asked again, it gets the same lease.
+    request: Option<String>,
+    /// In a row.
+    failures: u32,
+    /// Whether the next thing to do is to wait.
+    cool: bool,
+}
+
+impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
+    pub(super) fn new(
+        slot: Slot,
+        parts: Parts<H, L>,
+        waiters: Arc<Waiters>,
+        warm_up: Option<Command>,
+        stop: watch::Receiver<Stop>,
+        rng: SmallRng,
+    ) -> Self {
+        Self { slot, parts, waiters, warm_up, stop, rng, request: None, failures: 0, cool: false }
+    }
+
+    /// Lives until it is asked to stop. Not to be aborted.
+    pub(super) async fn run(mut self, mut position: Position) {
+        let mut state = State::Vacant;
+        loop {
+            state = match state {
+                State::Vacant => self.vacant().await,
+                State::Leasing { turn } => self.leasing(turn).await,
+                State::Cooling => self.cooling().await,
+                State::Restoring { lease, turn } => self.restoring(lease, turn).await,
+                State::Greeting { lease, restored, turn } => self.greeting(lease, restored, turn).await,
+                State::Ready { lease, warm } => self.ready(lease, warm).await,
+                State::Claimed { lease, warm, waiter } => self.claimed(lease, warm, waiter).await,
+                State::Retiring { lease, vm, tries } => self.retiring(lease, vm, tries).await,
+                State::Quarantined { lease, tries } => self.quarantined(lease, tries).await,
+                State::Closed => return,
+            };
+            position.enter(state.phase());
+        }
+    }
+
+    async fn vacant(&mut self) -> State<H::Vm> {
+        if std::mem::take(&mut self.cool) {
+            return State::Cooling;
+        }
+        let turn = Arc::clone(&self.parts.restores).acquire_owned();
+        tokio::select! {
+            biased;
+            () = asked(&mut self.stop, Stop::Drain) => State::Closed,
+            turn = turn => match turn {
+                Ok(turn) => State::Leasing { turn },
+                Err(_) => State::Closed,
+            },
+        }
+    }
+
+    async fn leasing(&mut self, turn: OwnedSemaphorePermit) -> State<H::Vm> {
+        let request = self.request.take().unwrap_or_else(|| self.new_request());
+        match self.parts.keeper.acquire(&request).await {
+            Ok(lease) if *self.stop.borrow() >= Stop::Drain => {
+                self.retire(lease, None, &Farewell::Closing, None)
+            }
+            Ok(lease) => State::Restoring { lease, turn },
+            Err(error) => {
+                // Only a clear no forgets the attempt.
+                self.request = (!matches!(error, LeaseError::Exhausted { .. })).then_some(request);
+                self.failed(&chain(&error));
+                self.cool = false;
+                State::Cooling
+            }
+        }
+    }
+
+    async fn cooling(&mut self) -> State<H::Vm> {
+        let delay = self.parts.config.refill_backoff.delay(self.failures, self.rng.random());
+        tokio::select! {
+            biased;
+            () = asked(&mut self.stop, Stop::Drain) => {}
+            () = sleep(delay) => {}
+        }
+        State::Vacant
+    }
+
+    async fn restoring(&mut self, lease: Held, turn: OwnedSemaphorePermit) -> State<H::Vm> {
+        let limit = self.parts.config.limits.restore;
+        let restore = timeout(limit, self.parts.hypervisor.restore(&self.slot, lease.identity()));
+        let restored = tokio::select! {
+            biased;
+            () = asked(&mut self.stop, Stop::Drain) => Err(Farewell::Closing),
+            () = lease.at_risk() => Err(Farewell::LeaseAtRisk),
+            restored = restore => Ok(restored.unwrap_or(Err(RestoreError::Timeout { step: "restore", limit }))),
+        };
+        match restored {
+            Ok(Ok(restored)) => State::Greeting { lease, restored, turn },
+            Ok(Err(error)) => {
+                let why = chain(&error);
+                self.failed(&why);
+                if let RestoreError::Snapshot(_) = error {
+                    self.waiters.set_broken(&why);
+                }
+                self.retire(lease, None, &Farewell::RestoreFailed(why), None)
+            }
+            Err(why) => self.retire(lease, None, &why, None),
+        }
+    }
+
+    async fn greeting(
+        &mut self,
+        lease: Held,
+        restored: Restored<H::Vm>,
+        _turn: OwnedSemaphorePermit,
+    ) -> State<H::Vm> {
+        let since = Instant::now();
+        let Restored { vm, snapshot, steps } = restored;
+        let hypervisor = &*self.parts.hypervisor;
+        let limits = &self.parts.config.limits;
+        let greeted = tokio::select! {
+            biased;
+            () = asked(&mut self.stop, Stop::Drain) => Err(Farewell::Closing),
+            () = lease.at_risk() => Err(Farewell::LeaseAtRisk),
+            () = hypervisor.exited(&vm) => Err(Farewell::GreetingFailed("the VM ended".into())),
+            greeted = greet(hypervisor, &vm, lease.identity(), self.warm_up.as_ref(), limits) => {
+                greeted.map_err(|error| Farewell::GreetingFailed(chain(&error)))
+            }
+        };
+        match greeted {
+            Ok(mut greeted) => {
+                greeted.steps.splice(0..0, steps);
+                self.is_ready(&greeted.steps);
+                State::Ready { lease, warm: Warm { vm, snapshot, greeted, since } }
+            }
+            Err(why) => {
+                if let Farewell::GreetingFailed(what) = &why {
+                    self.failed(what);
+                }
+                self.retire(lease, Some(vm), &why, Some(since))
+            }
+        }
+    }
+
+    async fn ready(&mut self, lease: Held, warm: Warm<H::Vm>) -> State<H::Vm> {
+        // Up to a tenth early.
+        let age = self.parts.config.max_age.mul_f64(1.0 - self.rng.random::<f64>() / 10.0);
+        let why = tokio::select! {
+            biased;
+            () = asked(&mut self.stop, Stop::Drain) => Farewell::Closing,
+            () = lease.at_risk() => Farewell::LeaseAtRisk,
+            () = self.parts.hypervisor.exited(&warm.vm) => Farewell::Exited,
+            _ = warm.greeted.session.ended() => Farewell::Exited,
+            () = sleep_until(warm.since + age) => Farewell::Stale,
+            waiter = self.waiters.next() => return State::Claimed { lease, warm, waiter },
+        };
+        if why == Farewell::Exited {
+            self.failed("a VM ended while it was Ready");
+        }
+        self.retire(lease, Some(warm.vm), &why, Some(warm.since))
+    }
+
+    async fn claimed(&mut self, lease: Held, warm: Warm<H::Vm>, waiter: Waiter) -> State<H::Vm> {
+        let Warm { vm, snapshot, greeted: Greeted { session, nonce, steps }, since } = warm;
+        let (slot, identity) = (self.slot.clone(), *lease.identity());
+        let claimed = ClaimedVm { slot, identity, snapshot, steps, age: since.elapsed(), nonce };
+        let (claim, mut behind) = Claim::new(session, claimed);
+        waiter.give(claim);
+        let loss = tokio::select! {
+            biased;
+            () = behind.over() => None,
+            () = asked(&mut self.stop, Stop::Now) => Some((Loss::Closing, Farewell::Closing)),
+            () = lease.at_risk() => Some((Loss::LeaseAtRisk, Farewell::LeaseAtRisk)),
+            () = self.parts.hypervisor.exited(&vm) => Some((Loss::Exited, Farewell::Exited)),
+        };
+        let why = match loss {
+            Some((loss, why)) => {
+                behind.lose(loss);
+                why
+            }
+            None => Farewell::Finished,
+        };
+        self.retire(lease, Some(vm), &why, Some(since))
+    }
+
+    async fn retiring(&mut self, lease: Held, vm: Option<H::Vm>, tries: u32) -> State<H::Vm> {
+        let destroy = self.parts.hypervisor.destroy(&self.slot, vm);
+        let what = match timeout(self.parts.config.limits.destroy, destroy).await {
+            Ok(Ok(())) => {
+                self.parts.keeper.release(lease).await;
+                return State::Vacant;
+            }
+            Ok(Err(error)) => chain(&error),
+            Err(late) => chain(&late),
+        };
+        tracing::error!(slot = %self.slot, identity = ?lease.identity(), tries, what, "a VM could not be destroyed");
+        State::Quarantined { lease, tries: tries + 1 }
+    }
+
+    async fn quarantined(&mut self, lease: Held, tries: u32) -> State<H::Vm> {
+        let delay = self.parts.config.quarantine_backoff.delay(tries, self.rng.random());
+        let hurry = async {
+            // Only a new wish hurries; an old one was heard.
+            if self.stop.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            biased;
+            () = hurry => {}
+            () = sleep(delay) => {}
+        }
+        State::Retiring { lease, vm: None, tries }
+    }
+
+    fn is_ready(&mut self, steps: &[RestoreStep]) {
+        self.failures = 0;
+        self.waiters.set_sound();
+        self.parts.voice.say(Event::Restored { slot: &self.slot, steps });
+    }
+
+    /// Notes that no VM came of an attempt, so that the next one waits.
+    fn failed(&mut self, why: &str) {
+        tracing::warn!(slot = %self.slot, why, "no VM");
+        self.failures = self.failures.saturating_add(1);
+        self.cool = true;
+        self.waiters.set_failed(why);
+    }
+
+    fn retire(&self, lease: Held, vm: Option<H::Vm>, why: &Farewell, since: Option<Instant>) -> State<H::Vm> {
+        tracing::debug!(slot = %self.slot, identity = ?lease.identity(), %why, "a VM goes");
+        let age = since.map(|since| since.elapsed());
+        self.parts.voice.say(Event::Retired { slot: &self.slot, why, age });
+        State::Retiring { lease, vm, tries: 0 }
+    }
+
+    fn new_request(&mut self) -> String {
+        format!("{}-{:032x}", self.slot, self.rng.random::<u128>())
+    }
+}
+
+/// Resolves when at least that much was asked. A pool whose last handle is gone asks to drain. Cancel safe.
+async fn asked(stop: &mut watch::Receiver<Stop>, least: Stop) {
+    if stop.wait_for(|now| *now >= least).await.is_err() && least > Stop::Drain {
+        std::future::pending().await
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let _ = write!(line, ": {cause}");
+        next = cause.source();
+    }
+    line
+}

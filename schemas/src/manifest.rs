@@ -10,7 +10,7 @@ pub const MANIFEST_VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`].
+    /// Version of this contract: 1.
     pub manifest_version: u32,
     /// The runtime that was baked.
     pub runtime: String,
@@ -39,7 +39,7 @@ pub struct Manifest {
     pub files: Vec<SnapshotFile>,
 }
 
-/// See [`Manifest::hypervisor`].
+/// A hypervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HypervisorKind {
@@ -49,7 +49,7 @@ pub enum HypervisorKind {
     Firecracker,
 }
 
-/// See [`Manifest::accelerator`].
+/// What runs a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Accelerator {
@@ -59,7 +59,7 @@ pub enum Accelerator {
     Tcg,
 }
 
-/// See [`Manifest::transport`].
+/// A channel between host and agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {

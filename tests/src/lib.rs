@@ -1,5 +1,7 @@
 //! The harness: what several test files share.
 
+pub mod examples;
+
 use std::path::{Path, PathBuf};
 
 /// The root of the workspace.

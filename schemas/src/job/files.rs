@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::PATH_MAX_BYTES;
+
 /// One input. Give exactly one of `text`, `base64`, `tar_base64` and `object`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 ]))]
 pub struct InputFile {
     /// Where it goes, relative to the working tree. Directories on the way are made.
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = PATH_MAX_BYTES))]
     #[schemars(regex(
         pattern = r"^(?!\.\.?(?:/|$))[^/\u0000]{1,255}(?:/(?!\.\.?(?:/|$))[^/\u0000]{1,255})*$"
     ))]

@@ -14,6 +14,8 @@ pub use files::InputFile;
 pub use parse::{ParseError, Probe, is_name, parse, probe};
 pub use stages::{CaseRequest, Checker, Expect, FloatTolerance, Match, StageRequest};
 
+use crate::limits::{FILES_MAX, OUTPUT_GLOBS_MAX, PATH_MAX_BYTES, STAGES_MAX};
+
 /// The only version of the job request that exists.
 pub const JOB_VERSION: u32 = 1;
 
@@ -45,17 +47,17 @@ pub struct JobRequest {
     pub code: Option<String>,
     /// Files to put into the working tree before the first stage.
     #[serde(default, deserialize_with = "objects::objects", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = FILES_MAX))]
     pub files: Vec<InputFile>,
     /// Commands, run in order over the same working tree. The job ends at the first that is not accepted, unless
     /// that stage says `continue_on_failure`.
     #[serde(default, deserialize_with = "objects::objects", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = STAGES_MAX))]
     pub stages: Vec<StageRequest>,
     /// Files to return: patterns relative to the working tree, with `*`, `?` and `[…]` within one component and `**`
     /// across them. A pattern that matches nothing is listed in the result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 1024)))]
+    #[schemars(length(max = OUTPUT_GLOBS_MAX), inner(length(min = 1, max = PATH_MAX_BYTES)))]
     pub outputs: Vec<String>,
     /// Limits of every stage that does not give its own.
     #[serde(default, deserialize_with = "objects::object", skip_serializing_if = "LimitsRequest::is_empty")]

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Env, LimitsRequest, is_false, objects};
+use crate::limits::PATH_MAX_BYTES;
 
 /// One command.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,7 +25,7 @@ pub struct StageRequest {
     pub env: Env,
     /// Directory to run in, relative to the working tree. Absent or `.` means the tree itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = PATH_MAX_BYTES))]
     pub cwd: Option<String>,
     /// Limits of this stage; an absent one is the job's.
     #[serde(default, deserialize_with = "objects::object", skip_serializing_if = "LimitsRequest::is_empty")]

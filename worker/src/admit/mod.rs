@@ -203,7 +203,10 @@ fn shorthand(
         (Some(_), 1..) => {
             return Err(invalid("code", "`code` and `stages` together; allowed is one of them"));
         }
-        (None, 0) => return Err(invalid("stages", "there are none; allowed are 1 to 16, or `code` instead")),
+        (None, 0) => {
+            let message = format!("there are none; allowed are 1 to {STAGES_MAX}, or `code` instead");
+            return Err(invalid("stages", message));
+        }
         (None, 1..=STAGES_MAX) => {}
         (None, many) => {
             return Err(invalid("stages", format!("{many} stages; allowed are 1 to {STAGES_MAX}")));

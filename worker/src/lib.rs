@@ -1,6 +1,16 @@
 //! The service: jobs in, results out. Knows nothing of CIDs or hypervisors.
 
 pub mod admit;
+mod attempt;
+mod crash;
+pub mod dispose;
 pub mod embedded;
+mod execute;
+mod finish;
+pub mod handle;
+pub mod intake;
 pub mod ledger;
 pub mod seams;
+pub mod service;
+mod stop;
+mod verdict;

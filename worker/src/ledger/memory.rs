@@ -7,10 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use hearth_schemas::result::Step;
 use tokio::time::Instant;
 
 use super::{
     Beat, Begun, Cancel, Commit, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger, LedgerError, Token,
+    unix_ms,
 };
 
 /// How long a result is kept for resubmissions.
@@ -42,7 +44,7 @@ struct Entry {
 #[derive(Debug)]
 enum Phase {
     Free,
-    Held { number: u64, owner: String, lapses: Instant },
+    Held { number: u64, owner: String, begun: Instant, lapses: Instant },
     Committed { number: u64, result: Bytes },
     Done { number: u64, result: Bytes, forget: Instant },
 }
@@ -99,17 +101,20 @@ impl State {
             Phase::Held { lapses, .. } if *lapses > now => {
                 return Begun::Held { lapses_in: lapses.duration_since(now) };
             }
-            Phase::Held { owner, .. } => entry.history.push(FailedAttempt {
+            Phase::Held { owner, begun, .. } => entry.history.push(FailedAttempt {
                 worker: owner.clone(),
-                step: "run".into(),
-                error: "the worker fell silent".into(),
+                step: Step::Run,
+                message: "the worker fell silent".into(),
+                failed_unix_ms: unix_ms(),
+                took_ms: now.duration_since(*begun).into(),
                 counted: true,
             }),
             Phase::Free => {}
         }
         self.newest_token += 1;
         let number = self.newest_token;
-        entry.phase = Phase::Held { number, owner: owner.into(), lapses: now + HEARTBEAT_LAPSES_AFTER };
+        entry.phase =
+            Phase::Held { number, owner: owner.into(), begun: now, lapses: now + HEARTBEAT_LAPSES_AFTER };
         Begun::Begun {
             token: Token { key: key.clone(), number },
             history: entry.history.clone(),
@@ -184,6 +189,8 @@ impl Ledger for MemoryLedger {
 
 #[cfg(test)]
 mod tests {
+    use hearth_schemas::result::Millis;
+
     use super::*;
 
     fn key() -> JobKey {
@@ -245,8 +252,14 @@ mod tests {
         let token = begin(&ledger).await;
         assert_eq!(ledger.cancel(&key()).await.unwrap(), Cancel::Marked);
         assert_eq!(ledger.heartbeat(&token).await.unwrap(), Beat::Cancelled);
-        let failed =
-            FailedAttempt { worker: "w".into(), step: "claim".into(), error: "none".into(), counted: false };
+        let failed = FailedAttempt {
+            worker: "w".into(),
+            step: Step::Claim,
+            message: "none".into(),
+            failed_unix_ms: 0,
+            took_ms: Millis::default(),
+            counted: false,
+        };
         assert_eq!(ledger.give_back(&token, failed).await.unwrap(), Beat::Cancelled);
         let again = ledger.begin(&key(), "d", "w").await.unwrap();
         assert!(matches!(again, Begun::Begun { cancelled: true, ref history, .. } if history.len() == 1));

@@ -2,9 +2,13 @@
 
 mod memory;
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
+use hearth_schemas::result::{Millis, Step};
 use serde::{Deserialize, Serialize};
 
 pub use self::memory::MemoryLedger;
@@ -39,9 +43,13 @@ pub struct FailedAttempt {
     /// The worker that tried.
     pub worker: String,
     /// The step that failed.
-    pub step: String,
+    pub step: Step,
     /// What happened, for people.
-    pub error: String,
+    pub message: String,
+    /// When, in milliseconds since 1970.
+    pub failed_unix_ms: u64,
+    /// How long it took until then.
+    pub took_ms: Millis,
     /// Whether the job had reached a VM: only such attempts count.
     pub counted: bool,
 }
@@ -151,3 +159,9 @@ pub const HEARTBEAT_LAPSES_AFTER: Duration = Duration::from_secs(3);
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(500);
 
 const _: () = assert!(HEARTBEAT_EVERY.as_millis() * 4 < HEARTBEAT_LAPSES_AFTER.as_millis());
+
+/// Milliseconds since 1970, for people who read a history.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

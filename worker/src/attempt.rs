@@ -1,0 +1,161 @@
+//! One attempt at a job: claim a VM, execute, say what came of it. Meanwhile its heartbeat and its deadline.
+
+use std::time::Duration;
+
+use hearth_pool::pool::{Claim, ClaimError, Lane as PoolLane, Loss};
+use hearth_schemas::{
+    job::Lane,
+    result::{JobResult, Millis, Step},
+};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::{
+    admit::Job,
+    dispose::Suspect,
+    execute::{Executed, execute},
+    finish::{self, Circumstances},
+    handle::Service,
+    ledger::{Beat, FailedAttempt, HEARTBEAT_EVERY, Ledger, Token, unix_ms},
+    stop::{self, Stop, StopReason, Stopper},
+};
+
+/// What came of an attempt.
+#[derive(Debug)]
+pub enum Attempted {
+    /// The job has a result.
+    Result(Box<JobResult>),
+    /// We failed.
+    Failed {
+        /// For the history.
+        failed: FailedAttempt,
+        /// Whose doing it may have been.
+        suspect: Suspect,
+    },
+    /// The job is no longer ours.
+    Lost,
+}
+
+/// Makes one attempt. When the future is dropped, the VM is destroyed.
+pub async fn attempt<L: Ledger, S>(
+    service: &Service<L, S>,
+    job: &Job,
+    token: &Token,
+    history: &[FailedAttempt],
+    cancelled: bool,
+    arrived: Instant,
+) -> Attempted {
+    let (stopper, stop) = stop::channel();
+    if cancelled {
+        stopper.stop(StopReason::Cancelled);
+    }
+    let attempt = history.iter().filter(|failed| failed.counted).count() as u32 + 1;
+    let circumstances = Circumstances::new(service.worker(), attempt, arrived);
+    tokio::select! {
+        attempted = run(service, job, &stop, circumstances) => attempted,
+        () = supervise(&service.ledger, token, &stopper, arrived + job.deadline) => Attempted::Lost,
+    }
+}
+
+/// Keeps the token alive, and stops the job when it is cancelled or due. Returns when the job is lost.
+async fn supervise<L: Ledger>(ledger: &L, token: &Token, stopper: &Stopper, deadline: Instant) {
+    let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let due = tokio::time::sleep_until(deadline);
+    let mut due = std::pin::pin!(due);
+    let mut stopped = false;
+    loop {
+        tokio::select! {
+            () = &mut due, if !stopped => {
+                stopped = true;
+                stopper.stop(StopReason::Deadline);
+            }
+            _ = beats.tick() => match ledger.heartbeat(token).await {
+                Ok(Beat::Ours) => {}
+                Ok(Beat::Cancelled) => stopper.stop(StopReason::Cancelled),
+                Ok(Beat::Lost) => return,
+                Err(error) => tracing::warn!(job = %token.key, %error, "heartbeat failed"),
+            },
+        }
+    }
+}
+
+async fn run<L: Ledger, S>(
+    service: &Service<L, S>,
+    job: &Job,
+    stop: &Stop,
+    mut circumstances: Circumstances,
+) -> Attempted {
+    let started = Instant::now();
+    let claimed = match stop.reason() {
+        Some(_) => None,
+        None => tokio::select! {
+            claim = service.pool.claim(&job.runtime, lane(job.lane), circumstances.arrived + job.deadline) => Some(claim),
+            _ = stop.stopped() => None,
+        },
+    };
+    circumstances.claim = Some(started.elapsed());
+    let claim = match (claimed, stop.reason()) {
+        (Some(Ok(claim)), _) => claim,
+        (None, Some(reason)) => {
+            return Attempted::Result(
+                finish::stopped(job, &circumstances, Executed::default(), reason).into(),
+            );
+        }
+        (None, None) | (Some(Err(ClaimError::Timeout { .. })), _) => {
+            return Attempted::Result(
+                finish::stopped(job, &circumstances, Executed::default(), StopReason::Deadline).into(),
+            );
+        }
+        (Some(Err(error)), _) => {
+            let failed = failed(service.worker(), Step::Claim, chain(&error), started.elapsed(), false);
+            return Attempted::Failed { failed, suspect: Suspect::Us };
+        }
+    };
+    circumstances.saw(&claim);
+    let executed = execute(claim.session(), job, stop).await;
+    match executed {
+        Ok(executed) => Attempted::Result(Box::new(match stop.reason() {
+            Some(reason) if finish::cut_short(&executed) => {
+                finish::stopped(job, &circumstances, executed, reason)
+            }
+            _ => finish::finished(job, &circumstances, executed),
+        })),
+        Err(failure) => {
+            let suspect = suspect(&claim, failure.step).await;
+            let failed =
+                failed(service.worker(), failure.step, chain(&failure.source), started.elapsed(), true);
+            Attempted::Failed { failed, suspect }
+        }
+    }
+}
+
+fn lane(lane: Lane) -> PoolLane {
+    match lane {
+        Lane::Interactive => PoolLane::Interactive,
+        Lane::Normal => PoolLane::Normal,
+        Lane::Batch => PoolLane::Batch,
+    }
+}
+
+/// A VM that died by itself while it ran the job may have been killed by it.
+async fn suspect(claim: &Claim, step: Step) -> Suspect {
+    /// The slot's task learns of a death a moment after its connection has broken.
+    const NEWS_TRAVELS_IN: Duration = Duration::from_millis(500);
+    let lost = tokio::time::timeout(NEWS_TRAVELS_IN, claim.lost()).await;
+    match lost {
+        Ok(Loss::LeaseAtRisk | Loss::Closing) => Suspect::Us,
+        _ if step == Step::Run => Suspect::Job,
+        _ => Suspect::Us,
+    }
+}
+
+fn failed(worker: &str, step: Step, message: String, took: Duration, counted: bool) -> FailedAttempt {
+    let took_ms = Millis::from(took);
+    FailedAttempt { worker: worker.into(), step, message, failed_unix_ms: unix_ms(), took_ms, counted }
+}
+
+/// An error and its sources, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
+}

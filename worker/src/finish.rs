@@ -1,0 +1,143 @@
+//! From what was executed to the result that the producer gets. Pure.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_pool::pool::Claim;
+use hearth_schemas::result::{
+    Attempt, Cause, InfraError, JobResult, Refusal, RefusalCode, RunReport, StageReport, Status, Verdict,
+};
+use tokio::time::Instant;
+
+use crate::{admit::Job, execute::Executed, ledger::FailedAttempt, stop::StopReason};
+
+/// What a result says of the attempt that made it.
+#[derive(Clone, Debug)]
+pub struct Circumstances {
+    /// The worker.
+    pub worker: String,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// When the delivery came.
+    pub arrived: Instant,
+    /// When the attempt began.
+    pub began: Instant,
+    /// How long the claim took.
+    pub claim: Option<Duration>,
+    /// How long the VM's restore and wake had taken.
+    pub wake: Option<Duration>,
+    /// Its snapshot, once there is a VM.
+    pub snapshot: Option<String>,
+}
+
+impl Circumstances {
+    /// Nothing is known yet but the times.
+    pub fn new(worker: &str, attempt: u32, arrived: Instant) -> Self {
+        Self {
+            worker: worker.to_owned(),
+            attempt,
+            arrived,
+            began: Instant::now(),
+            claim: None,
+            wake: None,
+            snapshot: None,
+        }
+    }
+
+    /// Notes what a claimed VM says of itself.
+    pub fn saw(&mut self, claim: &Claim) {
+        self.wake = Some(claim.vm().steps.iter().map(|step| step.took).sum());
+        self.snapshot = Some(claim.vm().snapshot.clone());
+    }
+}
+
+/// The result of a job that ran to its end.
+pub fn finished(job: &Job, circumstances: &Circumstances, executed: Executed) -> JobResult {
+    let mut result = ran(job, circumstances, executed, Status::Finished);
+    let first_bad = result.stages.iter().find(|stage| stage.run.verdict != Verdict::Accepted);
+    let (verdict, cause) =
+        first_bad.map_or((Verdict::Accepted, None), |stage| (stage.run.verdict, stage.run.cause));
+    result.verdict = Some(verdict);
+    result.cause = cause;
+    result
+}
+
+/// The result of a job that was cancelled or came too late, with what ran until then.
+pub fn stopped(
+    job: &Job,
+    circumstances: &Circumstances,
+    mut executed: Executed,
+    reason: StopReason,
+) -> JobResult {
+    for stage in job.stages.iter().skip(executed.stages.len()) {
+        let run = RunReport::not_run(Verdict::Skipped, Some(reason.cause()));
+        executed.stages.push(StageReport { name: stage.name.clone(), run, cases: Vec::new() });
+    }
+    ran(job, circumstances, executed, reason.status())
+}
+
+/// Whether a stop came before the end of the job, rather than just after it.
+pub fn cut_short(executed: &Executed) -> bool {
+    let cut = |cause| matches!(cause, Some(Cause::Cancelled | Cause::Deadline));
+    executed.stages.iter().any(|stage| cut(stage.run.cause))
+}
+
+/// The result of a job that we failed at.
+pub fn infra_error(job: &Job, worker: &str, history: &[FailedAttempt]) -> JobResult {
+    let counted = || history.iter().filter(|failed| failed.counted);
+    let attempts: Vec<_> = counted()
+        .zip(1..)
+        .map(|(failed, attempt)| Attempt {
+            attempt,
+            worker: failed.worker.clone(),
+            step: failed.step,
+            message: failed.message.clone(),
+            failed_unix_ms: failed.failed_unix_ms,
+            took_ms: failed.took_ms,
+        })
+        .collect();
+    let message = history
+        .last()
+        .map_or_else(String::new, |failed| format!("{}: {}", failed.step.as_str(), failed.message));
+    let mut result = base(job, Status::InfraError);
+    result.attempt = attempts.len() as u32;
+    result.infra_error = Some(InfraError { message, attempts });
+    result.worker = Some(worker.to_owned());
+    result
+}
+
+/// The result of a job that cannot be taken for what the ledger knows.
+pub fn refused(job: &Job, worker: &str, code: RefusalCode, field: &str, message: &str) -> JobResult {
+    let mut result = base(job, Status::Refused);
+    result.refusal = Some(Refusal::new(code, field, message));
+    result.worker = Some(worker.to_owned());
+    result
+}
+
+/// The bytes that are committed and published.
+pub fn encode(result: &JobResult) -> Bytes {
+    // A result has string keys only and no number that JSON lacks, so this cannot fail.
+    serde_json::to_vec(result).unwrap_or_default().into()
+}
+
+fn ran(job: &Job, circumstances: &Circumstances, executed: Executed, status: Status) -> JobResult {
+    let mut result = base(job, status);
+    result.stages = executed.stages;
+    result.outputs = executed.outputs;
+    result.missing_outputs = executed.missing;
+    result.skipped_outputs = executed.skipped;
+    result.timings = executed.timings;
+    result.timings.queued_ms = Some((circumstances.began - circumstances.arrived).into());
+    result.timings.claim_ms = circumstances.claim.map(Into::into);
+    result.timings.wake_ms = circumstances.wake.map(Into::into);
+    result.worker = Some(circumstances.worker.clone());
+    result.attempt = if circumstances.snapshot.is_some() { circumstances.attempt } else { 0 };
+    result.snapshot.clone_from(&circumstances.snapshot);
+    result
+}
+
+fn base(job: &Job, status: Status) -> JobResult {
+    let mut result = JobResult::new(&job.key.id, &job.key.tenant, &job.runtime, status);
+    result.metadata.clone_from(&job.metadata);
+    result
+}

@@ -1,0 +1,189 @@
+//! One delivery, from its arrival to its receipt.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_pool::pool::Pool;
+use hearth_schemas::result::{JobResult, RefusalCode};
+use tokio::time::Instant;
+
+use crate::{
+    admit::Job,
+    attempt::{Attempted, attempt},
+    crash::crash_point,
+    dispose::{Decision, dispose},
+    finish,
+    intake::Intake,
+    ledger::{Begun, Commit, Ledger, LedgerError, Token},
+    seams::{Delivery, Properties, Publication, Receipt, ResultSink, Settled, Settlement},
+};
+
+/// Pauses between tries to publish; after the last the delivery comes again, and the result is in the ledger.
+const PUBLISH_PAUSES: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
+/// Pauses between tries to commit: the same token again is fine when only the answer was lost.
+const COMMIT_PAUSES: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(500)];
+/// How long a delivery waits when the ledger cannot be reached.
+const LEDGER_PAUSE: Duration = Duration::from_secs(1);
+
+/// What handling a delivery needs.
+pub struct Service<L, S> {
+    /// Where jobs live.
+    pub ledger: L,
+    /// Where results go.
+    pub sink: S,
+    /// Where VMs come from.
+    pub pool: Pool,
+    /// What admission knows.
+    pub intake: Intake,
+}
+
+impl<L, S> Service<L, S> {
+    /// This worker's name.
+    pub fn worker(&self) -> &str {
+        &self.intake.worker
+    }
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// Its receipt was spent.
+    Settled(Settled),
+    /// A crash point was hit: the receipt was dropped, as when a process dies.
+    Crashed,
+}
+
+/// Handles one delivery. When the future is dropped, the receipt is too, and the delivery comes again.
+pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
+    service: &Service<L, S>,
+    delivery: Delivery<R>,
+) -> Handled {
+    let Delivery { body, properties, receipt } = delivery;
+    let arrived = Instant::now();
+    let job = match service.intake.job(&body, &properties, &ulid::Ulid::generate().to_string()) {
+        Ok(job) => job,
+        Err(refused) => return answer(service, &refused, properties, receipt).await,
+    };
+    crash_point!("before-begin");
+    let begun = service.ledger.begin(&job.key, &job.digest, service.worker()).await;
+    let (token, history, cancelled) = match begun {
+        Ok(Begun::Begun { token, history, cancelled }) => (token, history, cancelled),
+        Ok(Begun::Held { lapses_in }) => return retry(receipt, lapses_in).await,
+        Ok(Begun::Committed(result)) => return deliver(service, &job, result, properties, receipt).await,
+        Ok(Begun::Done(_)) if properties.redelivered => return settle(receipt, Settlement::Ack).await,
+        Ok(Begun::Done(result)) => return deliver(service, &job, result, properties, receipt).await,
+        Ok(Begun::Conflict) => {
+            let message = "another request with this id was seen before; ids are for one request each";
+            let refused = finish::refused(&job, service.worker(), RefusalCode::IdConflict, "id", message);
+            return answer(service, &refused, properties, receipt).await;
+        }
+        Err(error) => return ledger_away(receipt, &error).await,
+    };
+    crash_point!("begun");
+    let result = match attempt(service, &job, &token, &history, cancelled, arrived).await {
+        Attempted::Result(result) => *result,
+        Attempted::Lost => {
+            tracing::warn!(job = %token.key, "another worker took the job over; this attempt is thrown away");
+            return settle(receipt, Settlement::Ack).await;
+        }
+        Attempted::Failed { failed, suspect } => {
+            let all: Vec<_> = history.iter().cloned().chain([failed.clone()]).collect();
+            match dispose(&all, suspect) {
+                Decision::GiveUp => finish::infra_error(&job, service.worker(), &all),
+                Decision::Retry { after } => {
+                    tracing::warn!(job = %token.key, step = failed.step.as_str(), error = failed.message, "attempt failed");
+                    return match service.ledger.give_back(&token, failed).await {
+                        Ok(_) => retry(receipt, after).await,
+                        Err(error) => ledger_away(receipt, &error).await,
+                    };
+                }
+            }
+        }
+    };
+    commit(service, &job, &token, result, properties, receipt).await
+}
+
+/// Decides the result, then delivers it.
+async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
+    service: &Service<L, S>,
+    job: &Job,
+    token: &Token,
+    result: JobResult,
+    properties: Properties,
+    receipt: R,
+) -> Handled {
+    let body = finish::encode(&result);
+    let mut pauses = COMMIT_PAUSES.into_iter();
+    loop {
+        match (service.ledger.commit(token, body.clone()).await, pauses.next()) {
+            (Ok(Commit::Committed), _) => break,
+            (Ok(Commit::Lost), _) => return settle(receipt, Settlement::Ack).await,
+            (Err(_), Some(pause)) => tokio::time::sleep(pause).await,
+            (Err(error), None) => return ledger_away(receipt, &error).await,
+        }
+    }
+    crash_point!("committed");
+    deliver(service, job, body, properties, receipt).await
+}
+
+/// Publishes a committed result, marks it, settles the receipt.
+async fn deliver<L: Ledger, S: ResultSink, R: Receipt>(
+    service: &Service<L, S>,
+    job: &Job,
+    body: Bytes,
+    properties: Properties,
+    receipt: R,
+) -> Handled {
+    let publication =
+        Publication { body, tenant: job.key.tenant.clone(), id: job.key.id.clone(), properties };
+    if !publish(service, &publication).await {
+        return retry(receipt, LEDGER_PAUSE).await;
+    }
+    crash_point!("published");
+    if let Err(error) = service.ledger.published(&job.key).await {
+        return ledger_away(receipt, &error).await;
+    }
+    crash_point!("marked");
+    settle(receipt, Settlement::Ack).await
+}
+
+/// Answers a job that never began.
+async fn answer<L: Ledger, S: ResultSink, R: Receipt>(
+    service: &Service<L, S>,
+    result: &JobResult,
+    properties: Properties,
+    receipt: R,
+) -> Handled {
+    let (tenant, id) = (result.tenant.clone(), result.id.clone());
+    let publication = Publication { body: finish::encode(result), tenant, id, properties };
+    match publish(service, &publication).await {
+        true => settle(receipt, Settlement::Ack).await,
+        false => retry(receipt, LEDGER_PAUSE).await,
+    }
+}
+
+async fn publish<L: Ledger, S: ResultSink>(service: &Service<L, S>, publication: &Publication) -> bool {
+    for pause in PUBLISH_PAUSES {
+        match service.sink.publish(publication).await {
+            Ok(()) => return true,
+            Err(error) => tracing::warn!(id = publication.id, %error, "will publish again"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+    service.sink.publish(publication).await.is_ok()
+}
+
+async fn settle(receipt: impl Receipt, settlement: Settlement) -> Handled {
+    Handled::Settled(receipt.settle(settlement).await)
+}
+
+async fn retry(receipt: impl Receipt, after: Duration) -> Handled {
+    settle(receipt, Settlement::Retry { after }).await
+}
+
+async fn ledger_away(receipt: impl Receipt, error: &LedgerError) -> Handled {
+    tracing::warn!(%error, "the ledger did not answer; the delivery comes again");
+    retry(receipt, LEDGER_PAUSE).await
+}

@@ -1,0 +1,61 @@
+//! From a message to a job, or to the refusal that answers it. Pure.
+
+use std::collections::BTreeMap;
+
+use hearth_schemas::{
+    job::{is_name, parse, probe},
+    result::{JobResult, Refusal, Status},
+};
+
+use crate::{
+    admit::{Job, Producer, Terms, admit},
+    seams::Properties,
+};
+
+/// The tenant of whoever has no other.
+pub const DEFAULT_TENANT: &str = "default";
+
+/// What intake knows.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    /// Under which terms jobs are taken.
+    pub terms: Terms,
+    /// Tenants by the broker's user; whoever is not in it is [`DEFAULT_TENANT`].
+    pub tenants: BTreeMap<String, String>,
+    /// Users whose requests may name any tenant. In one process, where there is no user, everybody may.
+    pub trusted: Vec<String>,
+    /// This worker's name.
+    pub worker: String,
+}
+
+impl Intake {
+    /// Intake of a single process.
+    pub fn embedded(terms: Terms, worker: &str) -> Self {
+        Self { terms, tenants: BTreeMap::new(), trusted: Vec::new(), worker: worker.into() }
+    }
+
+    /// Admits a message, or makes the result that refuses it. `new_id` is for a message that brings none.
+    ///
+    /// # Errors
+    /// The refusal, as the producer gets it.
+    pub fn job(&self, body: &[u8], properties: &Properties, new_id: &str) -> Result<Job, Box<JobResult>> {
+        let tenant = properties.user_id.as_ref().and_then(|user| self.tenants.get(user));
+        let fallback_id = properties.message_id.as_deref().filter(|id| is_name(id)).unwrap_or(new_id);
+        let producer = Producer {
+            fallback_id,
+            tenant: tenant.map_or(DEFAULT_TENANT, String::as_str),
+            may_name_tenant: properties.user_id.as_ref().is_none_or(|user| self.trusted.contains(user)),
+        };
+        let admitted =
+            parse(body).map_err(Refusal::from).and_then(|request| admit(request, &self.terms, &producer));
+        admitted.map_err(|refusal| {
+            let seen = probe(body);
+            let id = seen.id.as_deref().unwrap_or(fallback_id);
+            let runtime = seen.runtime.unwrap_or_default();
+            let mut result = JobResult::new(id, producer.tenant, runtime, Status::Refused);
+            result.refusal = Some(refusal);
+            result.worker = Some(self.worker.clone());
+            Box::new(result)
+        })
+    }
+}

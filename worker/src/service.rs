@@ -1,0 +1,49 @@
+//! The loop of a worker: deliveries in, each handled by a task of its own.
+
+use std::sync::Arc;
+
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use crate::{
+    handle::{Service, handle},
+    ledger::Ledger,
+    seams::{JobSource, ResultSink},
+};
+
+/// Handles deliveries until the source ends or `drain` resolves; then finishes those under way and returns.
+/// When the future is dropped, what is under way is dropped too: its VMs are destroyed and its deliveries come again.
+pub async fn serve<L, S, J>(
+    service: Arc<Service<L, S>>,
+    mut source: J,
+    jobs_at_once: usize,
+    drain: impl Future<Output = ()>,
+) where
+    L: Ledger,
+    S: ResultSink,
+    J: JobSource,
+{
+    let room = Arc::new(Semaphore::new(jobs_at_once));
+    let mut jobs = JoinSet::new();
+    let mut drain = std::pin::pin!(drain);
+    loop {
+        let next = async {
+            let permit = room.clone().acquire_owned().await.ok()?;
+            Some((source.next().await?, permit))
+        };
+        let (delivery, permit) = tokio::select! {
+            next = next => match next {
+                Some(next) => next,
+                None => break,
+            },
+            () = &mut drain => break,
+            Some(_) = jobs.join_next() => continue,
+        };
+        let service = service.clone();
+        jobs.spawn(async move {
+            let handled = handle(&service, delivery).await;
+            drop(permit);
+            handled
+        });
+    }
+    while jobs.join_next().await.is_some() {}
+}

@@ -79,6 +79,12 @@ const WRONG_SHAPES: &[(&str, &str, &[&str])] = &[
     ),
     (r#"{"runtime":"a","lane":"fast"}"#, "lane", &["`fast`", "`interactive`", "`normal`", "`batch`"]),
     (r#"{"runtime":"a","network":"all"}"#, "network", &["`all`", "`none`", "`allow`"]),
+    (r#"{"runtime":"a","lane":{"normal":null}}"#, "lane", &["object", "plain word"]),
+    (r#"{"runtime":"a","lane":1}"#, "lane", &["integer `1`", "a word"]),
+    (r#"{"runtime":"a","network":{"none":null}}"#, "network", &["object", "plain word"]),
+    (r#"{"runtime":"a","network":"allow"}"#, "network", &["plain word", "object"]),
+    (r#"{"runtime":"a","network":{"allow":[1]}}"#, "network.allow[0]", &["expected a string"]),
+    (r#"{"runtime":"a","network":{"allow":[],"x":1}}"#, "network", &["one member"]),
     (r#"{"runtime":"a","stream":"yes"}"#, "stream", &["expected true or false"]),
     (r#"{"runtime":"a","metadata":[]}"#, "metadata", &["expected an object"]),
 ];

@@ -63,10 +63,10 @@ pub struct JobRequest {
     #[serde(default, deserialize_with = "objects::object", skip_serializing_if = "LimitsRequest::is_empty")]
     pub limits: LimitsRequest,
     /// What the job may reach.
-    #[serde(default, skip_serializing_if = "NetworkRequest::is_none")]
+    #[serde(default, deserialize_with = "objects::choice", skip_serializing_if = "NetworkRequest::is_none")]
     pub network: NetworkRequest,
     /// How urgent the job is. Absent means `normal`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "objects::optional_choice", skip_serializing_if = "Option::is_none")]
     pub lane: Option<Lane>,
     /// On whose behalf: 1 to 64 of A-Z, a-z, 0-9, `_` and `-`. Honoured only from producers that may name tenants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,6 +198,18 @@ impl Lane {
             Lane::Normal => "normal",
             Lane::Batch => "batch",
         }
+    }
+}
+
+impl objects::Choice for NetworkRequest {
+    fn is_word(&self) -> bool {
+        self.is_none()
+    }
+}
+
+impl objects::Choice for Lane {
+    fn is_word(&self) -> bool {
+        true
     }
 }
 

@@ -1,11 +1,15 @@
-//! Objects only: what serde derives for a struct also reads an array, field by position. In a contract that is a
-//! wrong type, and a job that is read by position would mean something else after the next field.
+//! What the contract writes in one way, and serde's derive would read in several.
+//!
+//! An object is no array: by position, a job would mean something else after the next field. A word is a word.
 
 use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{
+        Error, IgnoredAny, MapAccess, Visitor,
+        value::{MapAccessDeserializer, StrDeserializer},
+    },
 };
 
 /// A `T` that was written as a JSON object.
@@ -54,4 +58,60 @@ where
 {
     let objects = Vec::<Object<T>>::deserialize(deserializer)?;
     Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
+
+/// A choice, written as a word or, where it has more to say, as an object of one member. What serde derives also
+/// takes `{"word": null}`, which no schema does.
+pub(super) trait Choice {
+    /// Whether this one is written as a word.
+    fn is_word(&self) -> bool;
+}
+
+struct ChoiceVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Choice + Deserialize<'de>> Visitor<'de> for ChoiceVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a word, or an object of one member")
+    }
+
+    fn visit_str<E: Error>(self, word: &str) -> Result<T, E> {
+        T::deserialize(StrDeserializer::new(word))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+        let choice = T::deserialize(MapAccessDeserializer::new(&mut map))?;
+        if map.next_key::<IgnoredAny>()?.is_some() {
+            return Err(A::Error::custom("has several members, expected an object of one member"));
+        }
+        if choice.is_word() {
+            return Err(A::Error::custom("invalid type: object, expected the plain word"));
+        }
+        Ok(choice)
+    }
+}
+
+pub(super) fn choice<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Choice + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    deserializer.deserialize_any(ChoiceVisitor(PhantomData))
+}
+
+pub(super) fn optional_choice<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Choice + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct Chosen<T>(T);
+
+    impl<'de, T: Choice + Deserialize<'de>> Deserialize<'de> for Chosen<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            choice(deserializer).map(Chosen)
+        }
+    }
+
+    Option::<Chosen<T>>::deserialize(deserializer).map(|value| value.map(|Chosen(value)| value))
 }

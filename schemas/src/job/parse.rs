@@ -99,6 +99,10 @@ fn explain(path: &str, message: &str) -> (String, String) {
     let field = if path == "." { "request" } else { path };
     let mut message = message.to_owned();
     for (theirs, ours) in [
+        (
+            "invalid type: unit variant, expected newtype variant",
+            "a plain word, expected an object that says more",
+        ),
         ("expected u64", "expected a whole number from 0 to 18446744073709551615"),
         ("expected u32", "expected a whole number from 0 to 4294967295"),
         ("expected f64", "expected a number"),

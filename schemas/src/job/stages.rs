@@ -67,7 +67,12 @@ pub struct Expect {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout: Option<String>,
     /// How it is compared. Absent means `exact`.
-    #[serde(default, rename = "match", skip_serializing_if = "Match::is_exact")]
+    #[serde(
+        default,
+        rename = "match",
+        deserialize_with = "objects::choice",
+        skip_serializing_if = "Match::is_exact"
+    )]
     pub how: Match,
 }
 
@@ -94,6 +99,12 @@ impl Match {
     /// Whether this is the default.
     pub fn is_exact(&self) -> bool {
         *self == Match::Exact
+    }
+}
+
+impl objects::Choice for Match {
+    fn is_word(&self) -> bool {
+        !matches!(self, Match::Float(_) | Match::Checker(_))
     }
 }
 

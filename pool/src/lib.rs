@@ -10,5 +10,6 @@ pub mod lease;
 pub mod phase;
 pub mod pool;
 pub mod reclaim;
+pub mod redis_server;
 pub mod runtime;
 pub mod session;

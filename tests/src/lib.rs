@@ -1,6 +1,18 @@
 //! The harness: what several test files share.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a harness is part of the tests"
+)]
+
+pub mod beliefs;
 pub mod examples;
+pub mod lease_rules;
+pub mod redis;
+pub mod wait;
 
 use std::path::{Path, PathBuf};
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod keeper;
 pub mod local;
+pub mod redis;
 pub(crate) mod table;
 
 use std::time::Duration;
@@ -39,6 +40,14 @@ pub enum LeaseError {
         /// `CID` or `port`.
         what: &'static str,
         /// A hint.
+        retry_after: Duration,
+    },
+    /// The store has lost its data or never had any: whoever holds a lease must be able to register it again first.
+    #[error(
+        "the lease store's data is new; holders have {retry_after:?} left to register their leases again"
+    )]
+    Settling {
+        /// Ask again then.
         retry_after: Duration,
     },
     /// The store cannot be reached or read.

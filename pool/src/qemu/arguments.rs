@@ -1,0 +1,160 @@
+//! QEMU's command line. Pure: what a machine is made of is decided here and nowhere else.
+
+use std::path::Path;
+
+use hearth_schemas::manifest::Accelerator;
+
+/// Where a plugged vsock goes on the PCI bus. Fixed, so that a guest sees the same machine every time.
+pub const VSOCK_ADDR: &str = "0x6";
+
+/// The machine of a runtime: the same for bake and restore, since the state belongs to it.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineSpec<'a> {
+    /// What runs the guest's instructions.
+    pub accelerator: Accelerator,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// File that is the memory.
+    pub memory: &'a Path,
+    /// Whether writes to memory go to that file. Without it the file is a template that clones share.
+    pub memory_shared: bool,
+    /// Image of the root disk, never written.
+    pub root: &'a Path,
+    /// Image of the scratch disk.
+    pub scratch: &'a Path,
+    /// Socket on which somebody waits for QEMU's machine protocol.
+    pub qmp: &'a Path,
+}
+
+/// What a start is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// Boot a kernel.
+    Boot {
+        /// The kernel's image.
+        kernel: &'a Path,
+        /// The initial file system.
+        initramfs: &'a Path,
+        /// The kernel's command line.
+        command_line: &'a str,
+        /// File that takes the guest's console.
+        console: &'a Path,
+        /// Socket on which somebody waits for the guest's second serial port.
+        channel: &'a Path,
+    },
+    /// Wait for a saved state. Needs no kernel: it is in the memory. Nothing of the guest's serial ports is kept.
+    Incoming,
+}
+
+/// The arguments, without the program.
+pub fn arguments(machine: &MachineSpec<'_>, start: &Start<'_>) -> Vec<String> {
+    let mut arguments = machine_arguments(machine);
+    arguments.extend(disk_arguments(machine));
+    match start {
+        Start::Boot { kernel, initramfs, command_line, console, channel } => arguments.extend([
+            "-kernel".to_owned(),
+            kernel.display().to_string(),
+            "-initrd".to_owned(),
+            initramfs.display().to_string(),
+            "-append".to_owned(),
+            (*command_line).to_owned(),
+            "-chardev".to_owned(),
+            format!("file,id=console,path={}", value(console)),
+            "-chardev".to_owned(),
+            format!("socket,id=channel,path={}", value(channel)),
+        ]),
+        Start::Incoming => arguments.extend(
+            ["-incoming", "defer", "-chardev", "null,id=console", "-chardev", "null,id=channel"]
+                .map(str::to_owned),
+        ),
+    }
+    arguments.extend(["-serial", "chardev:console", "-serial", "chardev:channel"].map(str::to_owned));
+    arguments
+}
+
+fn machine_arguments(machine: &MachineSpec<'_>) -> Vec<String> {
+    let (accelerator, cpu) = match machine.accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        // The model `max` of TCG depends on QEMU's version alone, not on the host's processor.
+        Accelerator::Tcg => ("tcg,thread=multi", "max"),
+    };
+    // A template that clones share is opened read only, and its mapping is copy on write (docs/system/
+    // vm-templating.rst of QEMU).
+    let sharing = if machine.memory_shared { "share=on" } else { "share=off,readonly=on,rom=off" };
+    let memory = format!(
+        "memory-backend-file,id=memory,size={}M,mem-path={},{sharing}",
+        machine.memory_mib,
+        value(machine.memory)
+    );
+    let qmp = format!("socket,id=qmp,path={}", value(machine.qmp));
+    let [vcpus, memory_mib] = [machine.vcpus.to_string(), machine.memory_mib.to_string()];
+    let pairs: [(&str, &str); 10] = [
+        ("-display", "none"),
+        ("-M", "pc,memory-backend=memory,usb=off,vmport=off"),
+        ("-accel", accelerator),
+        ("-cpu", cpu),
+        ("-smp", &vcpus),
+        ("-m", &memory_mib),
+        ("-object", &memory),
+        ("-chardev", &qmp),
+        ("-mon", "chardev=qmp,mode=control"),
+        ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+    ];
+    let mut arguments = ["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned).to_vec();
+    arguments.extend(pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_owned()]));
+    arguments
+}
+
+fn disk_arguments(machine: &MachineSpec<'_>) -> [String; 8] {
+    [
+        "-drive".to_owned(),
+        format!("if=none,id=root,format=raw,readonly=on,file={}", value(machine.root)),
+        "-device".to_owned(),
+        "virtio-blk-pci,drive=root,id=root-disk,addr=0x4".to_owned(),
+        "-drive".to_owned(),
+        // The disk dies with its VM: nobody waits for it to be durable.
+        format!("if=none,id=scratch,format=raw,cache=unsafe,file={}", value(machine.scratch)),
+        "-device".to_owned(),
+        "virtio-blk-pci,drive=scratch,id=scratch-disk,addr=0x5".to_owned(),
+    ]
+}
+
+/// A path inside an option: QEMU takes a comma for the end unless it is doubled (qemu(1), option syntax).
+fn value(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(shared: bool) -> MachineSpec<'static> {
+        MachineSpec {
+            accelerator: Accelerator::Tcg,
+            vcpus: 2,
+            memory_mib: 384,
+            memory: Path::new("/m,1"),
+            memory_shared: shared,
+            root: Path::new("/root.img"),
+            scratch: Path::new("scratch"),
+            qmp: Path::new("qmp"),
+        }
+    }
+
+    #[test]
+    fn a_path_cannot_add_options() {
+        let line = arguments(&machine(true), &Start::Incoming).join(" ");
+        assert!(line.contains("mem-path=/m,,1,share=on"), "{line}");
+    }
+
+    #[test]
+    fn a_shared_template_is_never_written_and_a_restore_has_no_kernel_no_network_no_log() {
+        let line = arguments(&machine(false), &Start::Incoming).join(" ");
+        assert!(line.contains("share=off,readonly=on"), "{line}");
+        assert!(line.contains("id=root,format=raw,readonly=on"));
+        assert!(line.contains("-nodefaults") && !line.contains("net") && !line.contains("-kernel"));
+        assert!(line.contains("-incoming defer") && !line.contains("file,id=console"));
+    }
+}

@@ -1,0 +1,340 @@
+//! From an image to a snapshot: boot, warm up, save.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hearth_schemas::{
+    guest::messages::{ExecLimits, User},
+    manifest::{Accelerator, HypervisorKind, MANIFEST_VERSION, Machine, Manifest},
+};
+use tokio::time::sleep;
+
+use super::{
+    QemuConfig,
+    boot::{BootError, BootRequest, Booted, boot},
+    clone::{Holes, StopOnDrop, copy},
+    memory::MemoryPlace,
+    qmp::{
+        Qmp, QmpError,
+        commands::{Capability, Migrate, QueryMigrate, SetCapabilities, Stop},
+    },
+    transport_of_host,
+};
+use crate::{
+    guard::{Guard, GuardError},
+    image::{Image, Progress},
+    runtime::{Runtime, WarmUp},
+    session::{Channel, Command, SessionError},
+    snapshot::{
+        Draft, HostFacts, MEMORY, PublishError, ROOT, SCRATCH, STATE, SnapshotStore, Verification, sha256_of,
+    },
+};
+
+/// Raise it when the same image must give another snapshot.
+const BAKE_VERSION: u32 = 1;
+/// How long a boot may take. By translation on an idle host it takes four seconds.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// How long one command of a warm-up may take.
+const WARM_UP_LIMIT: Duration = Duration::from_secs(300);
+/// How long the agent may take to write its caches and fall silent.
+const QUIESCE_LIMIT: Duration = Duration::from_secs(60);
+/// How often somebody is asked whether it is done.
+const POLL: Duration = Duration::from_millis(20);
+/// How often a bake looks whether the other one is done.
+const LOCK_POLL: Duration = Duration::from_millis(200);
+/// How much of a failed warm-up's output its error shows, in bytes.
+const OUTPUT_TAIL_BYTES: usize = 4096;
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum BakeError {
+    /// The image did not boot.
+    #[error("the image of {runtime} does not boot")]
+    Boot {
+        /// The runtime.
+        runtime: String,
+        /// Why.
+        #[source]
+        source: BootError,
+    },
+    /// A command of the warm-up failed.
+    #[error("warm-up {argv:?} {how}: {output}")]
+    WarmUp {
+        /// The command.
+        argv: Vec<String>,
+        /// What became of it.
+        how: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// The agent failed.
+    #[error("the agent failed; the guest's console ends with: {console}")]
+    Session {
+        /// What the guest said last.
+        console: String,
+        /// Why.
+        #[source]
+        source: SessionError,
+    },
+    /// QEMU did not save the state.
+    #[error("QEMU")]
+    Qmp(#[from] QmpError),
+    /// QEMU says why.
+    #[error("the state cannot be saved: {0}")]
+    Save(String),
+    /// The VM cannot be ended.
+    #[error("the VM cannot be ended")]
+    Guard(#[from] GuardError),
+    /// A file could not be read or written.
+    #[error("{what}")]
+    Host {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The snapshot could not be put in place.
+    #[error("the snapshot cannot be put in place")]
+    Publish(#[from] PublishError),
+}
+
+/// What to bake.
+#[derive(Clone, Copy, Debug)]
+pub struct BakeRequest<'a> {
+    /// Where things are.
+    pub config: &'a QemuConfig,
+    /// Who makes the VM; started with the same run directory.
+    pub guard: &'a Guard,
+    /// This host; its accelerator is the one that is baked for.
+    pub here: &'a HostFacts,
+    /// The runtime.
+    pub runtime: &'a Runtime,
+    /// What it boots from.
+    pub image: &'a Image,
+    /// Bake even if nothing has changed.
+    pub again: bool,
+}
+
+/// What a bake came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Baked {
+    /// There was a snapshot of the same inputs already.
+    Unchanged(PathBuf),
+    /// There is a new one.
+    New(PathBuf),
+}
+
+/// Bakes a runtime's snapshot, if there is not one of the same inputs that fits this host. Waits while another process
+/// bakes the same runtime. Cancelled or failed, it leaves at most a directory that the next bake removes; its VM ends
+/// with the guard.
+pub async fn bake_snapshot(request: &BakeRequest<'_>, progress: &dyn Progress) -> Result<Baked, BakeError> {
+    let store = SnapshotStore::new(&request.config.data_dir);
+    let inputs_sha256 = inputs_sha256(request);
+    let runtime = &request.runtime.name;
+    let draft = wait_for_draft(&store, runtime, progress).await?;
+    if !request.again
+        && let Ok(current) = store.current(runtime, request.here, Verification::Size)
+        && current.manifest.inputs_sha256 == inputs_sha256
+    {
+        return Ok(Baked::Unchanged(current.directory));
+    }
+    let memory = MemoryPlace::best(&request.config.memory_dir);
+    progress.report("boot", &format!("booting {runtime} by {:?}", request.here.accelerator));
+    let boot_request = BootRequest {
+        qemu: &request.config.qemu,
+        guard: request.guard,
+        memory: &memory,
+        scratch_dir: &request.config.scratch_dir,
+        accelerator: request.here.accelerator,
+        runtime: request.runtime,
+        image: request.image,
+        limit: BOOT_LIMIT,
+    };
+    let booted = boot(&boot_request).await;
+    let mut booted = booted.map_err(|source| BakeError::Boot { runtime: runtime.clone(), source })?;
+    let saved = save(request, &mut booted, &draft, progress).await;
+    let ended = booted.end().await;
+    let protocol_version = saved?;
+    ended?;
+    progress.report("publish", "digesting and putting in place");
+    let manifest = manifest(request, inputs_sha256, protocol_version);
+    let image = request.image.clone();
+    let directory = blocking("publish", move || Ok(publish(draft, manifest, &image))).await??;
+    Ok(Baked::New(directory))
+}
+
+/// Warms up, and saves memory and state to the draft. Returns the agent's highest protocol version.
+async fn save(
+    request: &BakeRequest<'_>,
+    booted: &mut Booted<'_>,
+    draft: &Draft,
+    progress: &dyn Progress,
+) -> Result<u32, BakeError> {
+    for (number, warm_up) in request.runtime.warm_up.iter().enumerate() {
+        let of = request.runtime.warm_up.len();
+        progress.report("warm-up", &format!("{} of {of}: {}", number + 1, warm_up.argv.join(" ")));
+        run_warm_up(booted, warm_up).await?;
+    }
+    progress.report("save", "stopping the guest and saving it");
+    let quiesced = booted.session.quiesce(QUIESCE_LIMIT).await;
+    quiesced.map_err(|source| BakeError::Session { console: booted.console(), source })?;
+    let protocol_version = booted.session.hello().version_max;
+    booted.qmp.execute(&Stop {}).await?;
+    save_state(&mut booted.qmp, &draft.directory().join(STATE)).await?;
+    let memory = booted.memory.file.try_clone().map_err(host("share memory"))?;
+    let target = draft.directory().join(MEMORY);
+    let stop = StopOnDrop::default();
+    let flag = stop.flag();
+    let bytes = blocking("save memory", move || {
+        let target = File::options().write(true).create_new(true).open(target)?;
+        copy(&memory, &target, Holes::Dig, &flag)
+    });
+    let bytes = bytes.await?;
+    progress.report("save", &format!("{} MiB of memory are not zero", bytes >> 20));
+    Ok(protocol_version)
+}
+
+async fn run_warm_up(booted: &Booted<'_>, warm_up: &WarmUp) -> Result<(), BakeError> {
+    let command = Command {
+        argv: warm_up.argv.clone(),
+        env: warm_up_environment(),
+        cwd: String::new(),
+        limits: ExecLimits {
+            wall_ms: u64::try_from(WARM_UP_LIMIT.as_millis()).ok(),
+            ..ExecLimits::default()
+        },
+        user: User::Root,
+    };
+    let failed = |source| BakeError::Session { console: booted.console(), source };
+    let running = booted.session.exec(command, false).await.map_err(failed)?;
+    let mut output = Vec::new();
+    let keep = |_: Channel, bytes: bytes::Bytes| {
+        output.extend_from_slice(&bytes);
+        let excess = output.len().saturating_sub(OUTPUT_TAIL_BYTES);
+        output.drain(..excess);
+    };
+    // The agent's own limit comes first; this one is for an agent that does not answer.
+    let kill = sleep(WARM_UP_LIMIT + QUIESCE_LIMIT);
+    let exited = running.finish(bytes::Bytes::new(), keep, kill).await.map_err(failed)?;
+    let how = match (exited.exit_code, exited.signal) {
+        (Some(0), _) => return Ok(()),
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "did not run".to_owned(),
+    };
+    let output = String::from_utf8_lossy(&output).trim().to_owned();
+    Err(BakeError::WarmUp { argv: warm_up.argv.clone(), how, output })
+}
+
+fn warm_up_environment() -> BTreeMap<String, String> {
+    let pairs = [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/tmp"),
+        ("LANG", "C.UTF-8"),
+    ];
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+async fn save_state(qmp: &mut Qmp, path: &Path) -> Result<(), BakeError> {
+    let ignore_shared = Capability { capability: "x-ignore-shared", state: true };
+    qmp.execute(&SetCapabilities { capabilities: vec![ignore_shared] }).await?;
+    qmp.execute(&Migrate { uri: format!("file:{}", path.display()) }).await?;
+    loop {
+        let migration = qmp.execute(&QueryMigrate {}).await?;
+        match migration.status.as_deref() {
+            Some("completed") => return Ok(()),
+            Some("failed" | "cancelled") => {
+                return Err(BakeError::Save(migration.error_desc.unwrap_or_default()));
+            }
+            _ => sleep(POLL).await,
+        }
+    }
+}
+
+async fn wait_for_draft(
+    store: &SnapshotStore,
+    runtime: &str,
+    progress: &dyn Progress,
+) -> Result<Draft, BakeError> {
+    let mut told = false;
+    loop {
+        if let Some(draft) = store.draft(runtime)? {
+            return Ok(draft);
+        }
+        if !told {
+            progress.report("lock", "another bake of this runtime is at work, waiting for it");
+            told = true;
+        }
+        sleep(LOCK_POLL).await;
+    }
+}
+
+/// Links the disks, which never change, and describes every file.
+fn publish(draft: Draft, manifest: Manifest, image: &Image) -> Result<PathBuf, BakeError> {
+    for (artefact, name) in [(&image.root, ROOT), (&image.scratch, SCRATCH)] {
+        let target = draft.directory().join(name);
+        fs::hard_link(&artefact.path, target).map_err(host("link a disk"))?;
+    }
+    let known = |sha256: &String| Some(sha256.clone());
+    let files = vec![
+        draft.describe(MEMORY, None)?,
+        draft.describe(STATE, None)?,
+        draft.describe(ROOT, known(&image.root.sha256))?,
+        draft.describe(SCRATCH, known(&image.scratch.sha256))?,
+    ];
+    Ok(draft.publish(&Manifest { files, ..manifest })?)
+}
+
+fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: u32) -> Manifest {
+    let runtime = request.runtime;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Manifest {
+        manifest_version: MANIFEST_VERSION,
+        runtime: runtime.name.clone(),
+        inputs_sha256,
+        baked_unix_s: now.as_secs(),
+        hypervisor: HypervisorKind::Qemu,
+        hypervisor_version: request.here.hypervisor_version.clone(),
+        accelerator: request.here.accelerator,
+        host: request.here.host.clone(),
+        transport: transport_of_host(),
+        protocol_version,
+        machine: Machine {
+            vcpus: runtime.vcpus,
+            vm_memory_mib: runtime.vm_memory_mib,
+            scratch_mib: runtime.scratch_mib,
+            kernel: request.image.kernel_version.clone(),
+        },
+        entry: runtime.entry.clone(),
+        files: Vec::new(),
+    }
+}
+
+/// What the snapshot depends on, as one digest: baked again when it changes. The host's part is what
+/// [`crate::snapshot::unfit`] compares.
+fn inputs_sha256(request: &BakeRequest<'_>) -> String {
+    let here = request.here;
+    let host = match here.accelerator {
+        Accelerator::Kvm => sha256_of(&here.host),
+        Accelerator::Tcg => here.host.cpu_model.clone(),
+    };
+    sha256_of(&(BAKE_VERSION, &request.image.inputs_sha256, here.accelerator, &here.hypervisor_version, host))
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, BakeError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(error.into())).map_err(host(what))
+}
+
+fn host(what: &'static str) -> impl Fn(io::Error) -> BakeError {
+    move |source| BakeError::Host { what, source }
+}

@@ -49,7 +49,7 @@ struct Live {
 
 /// What a fake hypervisor has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sound {
+pub struct Seen {
     /// VMs of which something is left.
     pub live: Vec<(Slot, Identity)>,
     /// VMs, or beginnings of VMs, made so far.
@@ -103,15 +103,20 @@ impl FakeHypervisor {
     }
 
     /// What it has seen so far.
-    pub fn seen(&self) -> Sound {
+    pub fn seen(&self) -> Seen {
         let state = self.state();
         let live = state.live.values().map(|live| (live.slot.clone(), live.identity)).collect();
-        Sound { live, made: state.made, destroyed: state.destroyed, wrong: state.wrong.clone() }
+        Seen { live, made: state.made, destroyed: state.destroyed, wrong: state.wrong.clone() }
     }
 
-    /// Whether something is left of a VM with this CID or port.
-    pub fn uses(&self, identity: &Identity) -> bool {
-        self.state().live.values().any(|live| shares(&live.identity, identity))
+    /// Whether something is left of a VM with this CID.
+    pub fn uses_cid(&self, cid: u32) -> bool {
+        self.state().live.values().any(|live| live.identity.cid == cid)
+    }
+
+    /// Notes what the pool must never do.
+    pub(super) fn note(&self, wrong: String) {
+        self.state().wrong.push(wrong);
     }
 
     /// Ends the process of the VM with this CID; what it owned is left until its destroy.
@@ -191,7 +196,7 @@ impl Hypervisor for FakeHypervisor {
             match ending {
                 agent::Ending::Quiet => {}
                 agent::Ending::Crash => this.kill(kill),
-                agent::Ending::Wrong(what) => this.state().wrong.push(what),
+                agent::Ending::Wrong(what) => this.note(what),
             }
         });
         Ok(ours)

@@ -10,6 +10,7 @@
 
 mod cancel;
 mod close;
+mod conservation;
 mod greeting;
 mod leases;
 mod life;

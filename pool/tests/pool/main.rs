@@ -15,4 +15,5 @@ mod greeting;
 mod leases;
 mod life;
 mod rig;
+mod threads;
 mod trouble;

@@ -22,7 +22,11 @@ async fn a_vm_that_ends_is_replaced() {
     rig.hypervisor.kill(3);
     rig.until_count(Phase::Ready, 0).await;
     rig.until_count(Phase::Ready, 1).await;
-    assert_eq!(rig.farewells()[0].0, Farewell::Exited);
+    rig.hypervisor.deafen(3);
+    rig.until_count(Phase::Ready, 0).await;
+    rig.until_count(Phase::Ready, 1).await;
+    let farewells: Vec<_> = rig.farewells().into_iter().map(|(why, _)| why).collect();
+    assert_eq!(farewells, [Farewell::Exited, Farewell::Exited], "its process, and then its agent");
     rig.close().await;
 }
 

@@ -64,6 +64,12 @@ async fn failing_restores_do_not_spin() {
     );
     let made = rig.hypervisor.seen().made;
     assert!((300 / 11..60).contains(&made), "about one in ten seconds: {made}");
+    rig.hypervisor.set(|knobs| knobs.fail_restores.clear());
+    let claim = rig.claim().await.unwrap();
+    rig.hypervisor.set(|knobs| knobs.fail_restores.push_back(RestoreError::Vmm("once".into())));
+    drop(claim);
+    let waited = rig.claim().await.unwrap().waited();
+    assert!(waited < 2 * SECOND, "what went well is not held against the next: {waited:?}");
     rig.close().await;
 }
 

@@ -10,6 +10,7 @@ mod finish;
 pub mod handle;
 pub mod intake;
 pub mod ledger;
+pub mod local;
 pub mod seams;
 pub mod service;
 mod stop;

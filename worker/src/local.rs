@@ -1,0 +1,187 @@
+//! One process's VMs, put together: reclaim, guard, leases of this host, hypervisor, pool.
+//!
+//! This and the `hearth` command are the only places of the worker that choose a hypervisor or a lease store.
+
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, path::PathBuf, time::Duration};
+
+use hearth_pool::{
+    guard::{Guard, GuardCommand, GuardError},
+    lease::{
+        LeaseError,
+        local::{LocalConfig, LocalLeases},
+    },
+    pool::{CloseError, Config, Pool},
+    qemu::{Qemu, QemuConfig},
+    reclaim::{ReclaimError, reclaim},
+    session::Command,
+    snapshot::{HostFacts, Snapshot, SnapshotError, SnapshotStore, Verification},
+};
+use hearth_schemas::{
+    guest::messages::{ExecLimits, User},
+    manifest::{Accelerator, Manifest},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use tokio::task::spawn_blocking;
+
+use crate::admit::Offer;
+
+/// How long a guard without VMs may take to end.
+const GUARD_LIMIT: Duration = Duration::from_secs(2);
+
+/// This host, for one process.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Images and snapshots.
+    pub data_dir: PathBuf,
+    /// VMs, locks, leases.
+    pub run_dir: PathBuf,
+    /// `qemu-system-x86_64`.
+    pub qemu: PathBuf,
+    /// `vhost-device-vsock`.
+    pub vsock_daemon: PathBuf,
+    /// How the guard is started.
+    pub guard: GuardCommand,
+    /// This process's name: unique among the live ones of this host.
+    pub worker: String,
+    /// What snapshots are compared with.
+    pub facts: HostFacts,
+}
+
+/// Why there are no VMs.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// What an earlier process left could not be looked at.
+    #[error(transparent)]
+    Reclaim(#[from] ReclaimError),
+    /// The guard could not be started.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The leases cannot be used.
+    #[error(transparent)]
+    Leases(#[from] LeaseError),
+    /// The host refused something.
+    #[error("{what}")]
+    Host {
+        /// What was being done.
+        what: String,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Host {
+    /// Clears up after earlier processes and starts a guard for this one's VMs.
+    pub async fn guard(&self) -> Result<Guard, OpenError> {
+        for directory in [&self.run_dir, &self.data_dir] {
+            make(directory)?;
+        }
+        let run_dir = self.run_dir.clone();
+        let reclaimed = blocking(move || reclaim(&run_dir)).await??;
+        if reclaimed.directories > 0 {
+            tracing::warn!(?reclaimed, "cleared up after a worker that had died with its guard");
+        }
+        Ok(Guard::start(&self.guard, &self.run_dir, &self.worker).await?)
+    }
+
+    /// How VMs are made here.
+    pub fn qemu_config(&self) -> QemuConfig {
+        QemuConfig {
+            qemu: self.qemu.clone(),
+            vsock_daemon: self.vsock_daemon.clone(),
+            run_dir: self.run_dir.clone(),
+            data_dir: self.data_dir.clone(),
+            memory_dir: self.run_dir.join("memory"),
+            scratch_dir: self.data_dir.join("scratch"),
+            insecure_seccomp: false,
+            worker: self.worker.clone(),
+        }
+    }
+
+    /// The snapshot of a runtime, if there is one and it fits. Held in use while it lives. Blocks for a short time.
+    pub fn snapshot(&self, runtime: &str) -> Result<Snapshot, SnapshotError> {
+        SnapshotStore::new(&self.data_dir).current(runtime, &self.facts, Verification::Size)
+    }
+
+    /// What the snapshots of these runtimes offer to jobs; those without a fitting one are left out. Blocks.
+    pub fn offers<'a>(&self, runtimes: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, Offer> {
+        let offer =
+            |runtime: &str| Some((runtime.to_owned(), Offer::from(&self.snapshot(runtime).ok()?.manifest)));
+        runtimes.into_iter().filter_map(offer).collect()
+    }
+}
+
+/// A pool of VMs of this host with all that it needs.
+pub struct Local {
+    pool: Pool,
+    guard: u32,
+}
+
+impl Local {
+    /// Clears up after earlier processes, starts a guard, and fills the pool that `config` asks for.
+    pub async fn open(host: &Host, config: Config) -> Result<Self, OpenError> {
+        let guard = host.guard().await?;
+        let leases = LocalConfig::new(&host.run_dir);
+        let leases = blocking(move || LocalLeases::open(leases)).await??;
+        let pid = guard.pid();
+        let qemu = Qemu::new(host.qemu_config(), host.facts.clone(), guard);
+        Ok(Self { pool: Pool::spawn(config, qemu, leases), guard: pid })
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Closes the pool and waits until the guard is gone, so that nothing of this process's VMs is left. Claims may
+    /// go on for `grace`. Other clones of the pool, and claims, must be dropped by then.
+    pub async fn close(self, grace: Duration) -> Result<(), CloseError> {
+        let Self { pool, guard } = self;
+        let process = i32::try_from(guard).ok().and_then(Pid::from_raw);
+        let process = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        pool.close(grace).await?;
+        drop(pool);
+        // It ends when its last handle is dropped, which the pool's tasks do as they end.
+        if let Some(process) = process {
+            let _ = spawn_blocking(move || wait_for_end(&process, GUARD_LIMIT)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Returns when the process is gone, or the time is over. Blocks.
+fn wait_for_end(process: &OwnedFd, limit: Duration) {
+    let limit = Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit)) {
+        Ok(0) => tracing::warn!("the guard takes its time"),
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "the guard is not waited for"),
+    }
+}
+
+fn make(directory: &PathBuf) -> Result<(), OpenError> {
+    std::fs::create_dir_all(directory)
+        .map_err(|source| OpenError::Host { what: format!("make {}", directory.display()), source })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OpenError> {
+    spawn_blocking(work).await.map_err(|error| OpenError::Host {
+        what: "a blocking task ended early".to_owned(),
+        source: error.into(),
+    })
+}
+
+/// The command that warms a fresh VM up before anybody may claim it, where it pays: the translation cache of TCG is
+/// cold after a restore, and the first command takes about a second more than the next.
+pub fn warm_up(manifest: &Manifest) -> Option<Command> {
+    (manifest.accelerator == Accelerator::Tcg).then(|| Command {
+        argv: vec!["/bin/true".to_owned()],
+        env: BTreeMap::new(),
+        cwd: String::new(),
+        limits: ExecLimits::default(),
+        user: User::Job,
+    })
+}

@@ -6,11 +6,10 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
-use super::FakeHypervisor;
 use crate::lease::{
     Identity, Lease, LeaseError, LeaseStore, Ranges, Release, Renewal,
     local::{CIDS, PORTS, TTL},
-    table::{Ask, Record, Table, World},
+    table::{Ask, Table, World},
 };
 
 /// A lease store in memory with the rules of the local one. Clones share it, so a test keeps one.
@@ -19,16 +18,15 @@ pub struct MemoryLeases {
     state: Arc<Mutex<State>>,
 }
 
-/// Who holds the leases of this process, and those that were taken from it.
-const US: &str = "us";
-const THIEF: &str = "somebody else";
+/// Asked at every release, with the identity that is about to be free.
+type OnRelease = Box<dyn Fn(&Identity) + Send>;
 
 struct State {
     table: Table,
     epoch: Instant,
     knobs: LeaseKnobs,
     renewals: u64,
-    host: Host,
+    on_release: OnRelease,
 }
 
 /// What goes wrong.
@@ -69,16 +67,15 @@ impl LeaseKnobs {
     }
 }
 
-/// The host whose VMs are looked at.
-struct Host(Option<FakeHypervisor>);
+/// There is no host but this.
+struct Nowhere;
 
-impl World for Host {
+impl World for Nowhere {
     fn holder_is_gone(&self, _: &str) -> bool {
         false
     }
-
-    fn cid_in_use(&self, cid: u32) -> bool {
-        self.0.as_ref().is_some_and(|hypervisor| hypervisor.uses_cid(cid))
+    fn cid_in_use(&self, _: u32) -> bool {
+        false
     }
 }
 
@@ -86,7 +83,7 @@ impl MemoryLeases {
     /// An empty store.
     pub fn new(knobs: LeaseKnobs) -> Self {
         let (table, epoch) = (Table::default(), Instant::now());
-        let state = State { table, epoch, knobs, renewals: 0, host: Host(None) };
+        let state = State { table, epoch, knobs, renewals: 0, on_release: Box::new(|_| {}) };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -99,24 +96,21 @@ impl MemoryLeases {
         turn(&mut self.state().knobs);
     }
 
-    /// Looks at this hypervisor's VMs, as a store of a host looks at its locks: leaves alone the CIDs that they use,
-    /// and notes it there when an identity is released while a VM still uses it.
-    pub fn watch(&self, hypervisor: &FakeHypervisor) {
-        self.state().host = Host(Some(hypervisor.clone()));
+    /// Calls this at every release, before the identity is free.
+    pub fn on_release(&self, asked: impl Fn(&Identity) + Send + 'static) {
+        self.state().on_release = Box::new(asked);
     }
 
-    /// Takes the lease of a CID away from its holder, who learns of it by its next renewal. It is somebody else's
-    /// until it expires.
+    /// Takes the lease of a CID away from its holder, who learns of it by its next renewal.
     pub fn lose(&self, cid: u32) {
-        self.state().lose(cid);
+        self.state().table.records.retain(|record| record.cid != cid);
     }
 
-    /// The CIDs of all leases of this process that have not expired.
+    /// The CIDs of all leases that have not expired.
     pub fn held(&self) -> Vec<u32> {
         let state = self.state();
         let now_us = state.now_us();
-        let ours = |record: &&Record| record.holder == US && record.expires_us > now_us;
-        let held = state.table.records.iter().filter(ours);
+        let held = state.table.records.iter().filter(|record| record.expires_us > now_us);
         held.map(|record| record.cid).collect()
     }
 
@@ -145,16 +139,6 @@ impl MemoryLeases {
 }
 
 impl State {
-    fn lose(&mut self, cid: u32) {
-        let (now_us, ttl_us) = (self.now_us(), self.ttl_us());
-        self.table.last_token += 1;
-        let token = self.table.last_token;
-        if let Some(record) = self.table.records.iter_mut().find(|record| record.cid == cid) {
-            (record.token, record.holder) = (token, THIEF.into());
-            record.expires_us = now_us + ttl_us;
-        }
-    }
-
     fn now_us(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
@@ -174,9 +158,9 @@ impl LeaseStore for MemoryLeases {
                 return Err(LeaseError::Exhausted { what: "CID", retry_after: Duration::from_secs(1) });
             }
             let now_us = state.now_us();
-            let ask = Ask { request, holder: US, now_us, unix_us: now_us, ttl_us: state.ttl_us() };
-            let State { table, knobs, host, .. } = &mut *state;
-            let answer = table.acquire(ask, &knobs.ranges, host);
+            let ask = Ask { request, holder: "memory", now_us, unix_us: now_us, ttl_us: state.ttl_us() };
+            let ranges = state.knobs.ranges.clone();
+            let answer = state.table.acquire(ask, &ranges, &Nowhere);
             let lost = answer.is_ok() && state.knobs.lose_answers > 0;
             state.knobs.lose_answers -= u32::from(lost);
             (answer.map(|identity| Lease { identity, expires: asked + state.knobs.ttl }), lost)
@@ -197,7 +181,7 @@ impl LeaseStore for MemoryLeases {
         let mut answers = Vec::new();
         for identity in identities {
             if state.knobs.strikes() {
-                state.lose(identity.cid);
+                state.table.release(identity, now_us);
             }
             let renewed = state.table.renew(identity, now_us, ttl_us);
             answers.push(if renewed { Renewal::Until(until) } else { Renewal::Lost });
@@ -208,13 +192,8 @@ impl LeaseStore for MemoryLeases {
     async fn release(&self, identity: &Identity) -> Result<Release, LeaseError> {
         self.weather().await?;
         let mut state = self.state();
+        (state.on_release)(identity);
         let now_us = state.now_us();
-        let released = state.table.release(identity, now_us);
-        if let (Release::Released, Host(Some(hypervisor))) = (released, &state.host)
-            && hypervisor.uses_cid(identity.cid)
-        {
-            hypervisor.note(format!("{identity:?} was released before its VM was destroyed"));
-        }
-        Ok(released)
+        Ok(state.table.release(identity, now_us))
     }
 }

@@ -11,7 +11,7 @@ mod tree;
 pub use self::{
     agent::{AgentFaults, WakeAnswer},
     exec::{Asked, Ran, Script},
-    hypervisor::{FakeHypervisor, FakeVm, NoAccept, Seen},
+    hypervisor::{FakeHypervisor, FakeVm, NoAccept, Sound},
     knobs::{Faults, Knobs},
     leases::{LeaseKnobs, MemoryLeases},
 };

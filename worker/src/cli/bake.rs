@@ -1,0 +1,198 @@
+//! `hearth bake`: from a runtime's file to a snapshot that jobs are restored from.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use hearth_pool::{
+    guard::Guard,
+    image::{self, CommandError, ImageError, ImageRequest},
+    qemu::{BakeError, BakeRequest, Baked, bake_snapshot, forget_kvm, probe_kvm},
+    runtime::{Runtime, Runtimes},
+    snapshot::{HostFacts, SnapshotStore},
+};
+use hearth_worker::local::Host;
+use serde::Serialize;
+
+use super::{
+    exit::{Exit, Failure},
+    host,
+    interrupt::Interrupted,
+    output::{self, Style},
+    progress::Progress,
+    runtime::find,
+};
+use crate::config::Config;
+
+/// Build a runtime's image, boot it, warm it up, and snapshot it
+///
+/// Does nothing when nothing has changed since the last bake. The image is built with the host's own apt sources and is kept
+/// for later bakes. Needs root.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    hearth bake python\n  \
+    hearth bake --all\n  \
+    hearth bake python --refresh        with the newest packages and kernel of the mirror\n  \
+    hearth bake python --force          another snapshot of the same image")]
+pub struct Arguments {
+    /// The runtimes
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    names: Vec<String>,
+    /// Every runtime that `hearth runtime list` shows
+    #[arg(long)]
+    all: bool,
+    /// Boot and snapshot even if nothing has changed
+    #[arg(long)]
+    force: bool,
+    /// Look for newer packages and a newer kernel, and build the image anew
+    #[arg(long)]
+    refresh: bool,
+    /// Print what there is now as a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// One line of `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// The runtime.
+    runtime: String,
+    /// Whether there is a new snapshot; if not, nothing had changed.
+    changed: bool,
+    /// Where the snapshot is.
+    snapshot: PathBuf,
+}
+
+/// Bakes one after another; the first that fails ends it.
+pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
+    let runtimes = super::runtimes(config)?;
+    let wanted: Vec<&Runtime> = match arguments.all {
+        true => runtimes.iter().collect(),
+        false => arguments.names.iter().map(|name| find(&runtimes, name)).collect::<Result<_, _>>()?,
+    };
+    let agent = config.agent_path().map_err(|error| Failure::from_error(Exit::Config, &error))?;
+    let baked = super::block_on(async {
+        let mut interrupted = Interrupted::listen()?;
+        tokio::select! {
+            baked = bake_all(config, arguments, &wanted, agent) => baked,
+            failure = interrupted.wait() => Err(failure),
+        }
+    })?;
+    if arguments.json {
+        output::json(&baked, Style::Pretty)?;
+    }
+    Ok(Exit::Accepted)
+}
+
+async fn bake_all(
+    config: &Config,
+    arguments: &Arguments,
+    wanted: &[&Runtime],
+    agent: PathBuf,
+) -> Result<Vec<Report>, Failure> {
+    let host = host::open(config, &host::worker()).await?;
+    let guard = host.guard().await.map_err(|error| host::failure(&error))?;
+    let mut reports = Vec::new();
+    for runtime in wanted {
+        let progress = BakeProgress { progress: Progress::lasting(config), runtime: &runtime.name };
+        let order = Order { host: &host, guard: &guard, runtime, agent: &agent, arguments };
+        let baked = bake(&order, &progress).await?;
+        progress.progress.finish();
+        let (changed, snapshot) = match baked {
+            Baked::New(snapshot) => (true, snapshot),
+            Baked::Unchanged(snapshot) => (false, snapshot),
+        };
+        if !config.quiet {
+            let what = if changed { "baked" } else { "nothing has changed since its last bake" };
+            eprintln!("{}: {what} ({})", runtime.name, snapshot.display());
+        }
+        reports.push(Report { runtime: runtime.name.clone(), changed, snapshot });
+    }
+    Ok(reports)
+}
+
+/// One runtime to bake.
+struct Order<'a> {
+    host: &'a Host,
+    guard: &'a Guard,
+    runtime: &'a Runtime,
+    agent: &'a std::path::Path,
+    arguments: &'a Arguments,
+}
+
+async fn bake(order: &Order<'_>, progress: &BakeProgress<'_>) -> Result<Baked, Failure> {
+    let Order { host, guard, runtime, agent, arguments } = *order;
+    let request = ImageRequest { data: &host.data_dir, runtime, agent, refresh: arguments.refresh };
+    let image = image::build(&request, progress).await.map_err(|error| image_failure(&error))?;
+    let config = host.qemu_config();
+    let probe = probe_kvm(&config, guard, &host.facts, runtime, &image, progress).await;
+    let answer = probe.map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    let here = HostFacts { accelerator: answer.accelerator(), ..host.facts.clone() };
+    let request =
+        BakeRequest { config: &config, guard, here: &here, runtime, image: &image, again: arguments.force };
+    bake_snapshot(&request, progress).await.map_err(|error| bake_failure(&error))
+}
+
+fn image_failure(error: &ImageError) -> Failure {
+    let exit = match error {
+        ImageError::NoAgent { .. } | ImageError::Agent { .. } => Exit::Config,
+        ImageError::NotRoot
+        | ImageError::NoSources { .. }
+        | ImageError::Command(CommandError::Missing { .. }) => Exit::Unavailable,
+        _ => Exit::Internal,
+    };
+    let failure = Failure::from_error(exit, error);
+    match error {
+        ImageError::NotRoot => failure.remedy("run it as root"),
+        ImageError::Command(CommandError::Failed { .. }) => {
+            failure.remedy("is the mirror reachable (apt-get update)? Then bake again")
+        }
+        ImageError::Io { .. } => failure.remedy("mend that, or give --data-dir, and bake again"),
+        _ => failure,
+    }
+}
+
+fn bake_failure(error: &BakeError) -> Failure {
+    let failure = Failure::from_error(Exit::Internal, error);
+    match error {
+        BakeError::WarmUp { .. } => failure.remedy("mend warm_up in the runtime's file and bake again"),
+        BakeError::Boot { .. } | BakeError::Session { .. } => {
+            failure.remedy("is the agent this version's (make agent)? Else bake again with --refresh")
+        }
+        _ => failure.remedy("hearth doctor says what this host lacks; then bake again"),
+    }
+}
+
+/// A bake's progress under its runtime's name.
+struct BakeProgress<'a> {
+    progress: Progress,
+    runtime: &'a str,
+}
+
+impl image::Progress for BakeProgress<'_> {
+    fn report(&self, step: &'static str, message: &str) {
+        // Of a command of many lines, the first.
+        let message = message.lines().next().unwrap_or_default();
+        self.progress.step(&format!("{} {step}", self.runtime), message);
+    }
+}
+
+/// Boots a guest with KVM, whatever is remembered, and remembers what comes of it. Boots what a bake has built.
+pub async fn probe(config: &Config, runtimes: &Runtimes) -> Result<(), Failure> {
+    let host = host::open(config, &host::worker()).await?;
+    let store = SnapshotStore::new(&config.data_dir);
+    let runtime = runtimes.iter().find(|runtime| store.current_name(&runtime.name).is_some());
+    let Some(runtime) = runtime else {
+        return Err(Failure::new(Exit::Unavailable, "there is no image yet that could be booted")
+            .remedy("run: hearth bake python (which tries KVM by itself)"));
+    };
+    let agent = config.agent_path().map_err(|error| Failure::from_error(Exit::Config, &error))?;
+    let progress = BakeProgress { progress: Progress::lasting(config), runtime: &runtime.name };
+    let request = ImageRequest { data: &host.data_dir, runtime, agent: &agent, refresh: false };
+    let image = image::build(&request, &progress).await.map_err(|error| image_failure(&error))?;
+    let guard = host.guard().await.map_err(|error| host::failure(&error))?;
+    let internal = |error: std::io::Error| Failure::from_error(Exit::Internal, &error);
+    forget_kvm(&config.data_dir).map_err(internal)?;
+    let probed = probe_kvm(&host.qemu_config(), &guard, &host.facts, runtime, &image, &progress).await;
+    progress.progress.finish();
+    probed.map(drop).map_err(internal)
+}

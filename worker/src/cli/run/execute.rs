@@ -1,0 +1,148 @@
+//! From an admitted request to its result: a pool of one slot and the queue of a single process.
+
+use std::{sync::Arc, time::Duration};
+
+use hearth_pool::{
+    phase::Phase,
+    pool::{
+        Config as PoolConfig, Observer, RuntimeSlots,
+        events::{Event, Farewell},
+    },
+    runtime::Runtimes,
+};
+use hearth_schemas::result::JobResult;
+use hearth_worker::{
+    admit::Terms,
+    embedded::{self, QueueClosed},
+    handle::Service,
+    intake::Intake,
+    ledger::MemoryLedger,
+    local::{Local, warm_up},
+    service::serve,
+};
+
+use tokio::sync::watch;
+
+use super::{Arguments, Submission};
+use crate::{
+    cli::{
+        exit::{Exit, Failure},
+        host,
+        interrupt::Interrupted,
+        progress::Progress,
+    },
+    config::Config,
+};
+
+/// Restores that may fail in a row. One may be unlucky; three are a host that cannot.
+const FAILURES_MAX: u32 = 3;
+
+/// Finds the snapshot, restores it, runs the job in it, and leaves nothing behind.
+pub async fn execute(
+    config: &Config,
+    arguments: &Arguments,
+    runtimes: &Runtimes,
+    submission: &Submission,
+    runtime: &str,
+) -> Result<JobResult, Failure> {
+    let mut interrupted = Interrupted::listen()?;
+    let host = host::open(config, &submission.worker).await?;
+    let snapshot = host.snapshot(runtime).map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+    let offers = host.offers(runtimes.iter().map(|runtime| runtime.name.as_str()));
+    // A snapshot may be older than the runtime's file, and what was baked is what there is.
+    let terms = Terms::new(offers);
+    if let Err(refused) = submission.admit(terms.clone()) {
+        return Ok(*refused);
+    }
+    let progress = Arc::new(if arguments.json { Progress::silent() } else { Progress::brief(config) });
+    let (failures, failed) = watch::channel(Failures::default());
+    let mut pool = PoolConfig::new(vec![RuntimeSlots {
+        name: runtime.to_owned(),
+        slots: 1,
+        warm_up: warm_up(&snapshot.manifest),
+    }]);
+    pool.observer = Some(observer(Arc::clone(&progress), failures));
+    let local = Local::open(&host, pool).await.map_err(|error| host::failure(&error))?;
+    let outcome = tokio::select! {
+        result = submit(&local, terms, submission) => result,
+        failure = hopeless(failed) => Err(failure),
+        failure = interrupted.wait() => Err(failure),
+    };
+    progress.finish();
+    // What ran is dropped; a second Ctrl-C leaves the rest to the guard.
+    let closed = tokio::select! {
+        closed = local.close(Duration::ZERO) => closed,
+        failure = interrupted.wait() => return Err(failure),
+    };
+    if let Err(error) = closed {
+        tracing::error!(%error, "the guard ends what is left");
+    }
+    drop(snapshot);
+    outcome
+}
+
+/// Puts the job through the service as any other.
+async fn submit(local: &Local, terms: Terms, submission: &Submission) -> Result<JobResult, Failure> {
+    let (submitter, source, sink) = embedded::queue(1);
+    let service = Arc::new(Service {
+        ledger: MemoryLedger::default(),
+        sink,
+        pool: local.pool().clone(),
+        intake: Intake::embedded(terms, &submission.worker),
+    });
+    let answer = submitter.submit(submission.body.clone(), Some(submission.id.clone()));
+    let served = serve(service, source, 1, std::future::pending());
+    let bytes = tokio::select! {
+        answer = answer => answer,
+        () = served => Err(QueueClosed),
+    };
+    let bytes = bytes.map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    serde_json::from_slice(&bytes).map_err(|error| Failure::from_error(Exit::Internal, &error))
+}
+
+/// What is heard of the pool while it has no VM for the job.
+#[derive(Clone, Debug, Default)]
+struct Failures {
+    /// Since a VM was Ready.
+    in_a_row: u32,
+    /// Why the last one was not.
+    last: String,
+}
+
+fn observer(progress: Arc<Progress>, failures: watch::Sender<Failures>) -> Observer {
+    Arc::new(move |event| match event {
+        Event::Moved { slot, to, .. } => {
+            let step = match to {
+                Phase::Leasing | Phase::Restoring => "restoring",
+                Phase::Greeting => "waking",
+                Phase::Claimed => "running",
+                _ => return,
+            };
+            progress.step(step, &slot.runtime);
+        }
+        Event::Restored { slot, steps } => {
+            failures.send_modify(|failures| failures.in_a_row = 0);
+            tracing::info!(%slot, ?steps, "VM is ready");
+        }
+        Event::Retired { slot, why, .. } => {
+            tracing::info!(%slot, %why, "VM retires");
+            if let Farewell::RestoreFailed(why) | Farewell::GreetingFailed(why) = why {
+                failures.send_modify(|failures| {
+                    failures.in_a_row += 1;
+                    failures.last.clone_from(why);
+                });
+            }
+        }
+        _ => {}
+    })
+}
+
+/// Resolves when there is no VM to be had. The pool itself would go on until the job's deadline.
+async fn hopeless(mut failures: watch::Receiver<Failures>) -> Failure {
+    let last = match failures.wait_for(|failures| failures.in_a_row >= FAILURES_MAX).await {
+        Ok(failures) => failures.last.clone(),
+        Err(_) => std::future::pending().await,
+    };
+    let message = format!("no VM could be restored in {FAILURES_MAX} tries: {last}");
+    Failure::new(Exit::Unavailable, message).remedy("hearth doctor says what this host lacks")
+}

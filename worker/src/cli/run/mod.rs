@@ -1,0 +1,102 @@
+//! `hearth run`: one job in one fresh VM, here and now.
+
+mod execute;
+mod input;
+mod outcome;
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::Args;
+use hearth_pool::runtime::Runtimes;
+use hearth_schemas::result::JobResult;
+use hearth_worker::{
+    admit::{Offer, Terms},
+    intake::Intake,
+    seams::Properties,
+};
+use ulid::Ulid;
+
+use super::{
+    exit::{Exit, Failure},
+    output::Style,
+};
+use crate::config::Config;
+
+/// Run a job, or a source file, in a fresh microVM
+///
+/// Prints the result as JSON. Exit code 0: every stage was accepted. 1: the job ran and was not. 65: the job is refused,
+/// before any VM is taken. 66: no such input. 69: no snapshot, or this host cannot run VMs. 70: our own fault. 75: the
+/// job's deadline came first. 130: Ctrl-C.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    hearth run hello.py                              the runtime is told by the extension\n  \
+    hearth run main.rb --runtime ruby                or by you\n  \
+    hearth run job.json --json | jq -r '.stages[0].stdout'\n  \
+    echo '{\"runtime\":\"python\",\"code\":\"print(1)\"}' | hearth run -\n  \
+    echo 'print(1)' | hearth run - --runtime python")]
+pub struct Arguments {
+    /// A job (.json), a source file (.py, .c, .js, .sh), or `-` for a job on standard input
+    #[arg(value_name = "JOB")]
+    job: PathBuf,
+    /// The runtime of a source file
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
+    /// Wall time that a source file may take, in milliseconds [default: 10000]
+    #[arg(long, value_name = "MS")]
+    timeout_ms: Option<u64>,
+    /// The result on one line, and nothing but errors on stderr
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    fn style(&self) -> Style {
+        if self.json { Style::Compact } else { Style::Pretty }
+    }
+}
+
+/// Checks the job, then runs it.
+pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
+    let input = input::classify(&arguments.job, arguments.runtime.as_deref(), arguments.timeout_ms)?;
+    let body = input::request(input, input::read(&arguments.job)?)?;
+    let runtimes = super::runtimes(config)?;
+    let worker = super::host::worker();
+    let submission = Submission { id: Ulid::generate().to_string(), worker, body };
+    // As the runtimes are written; what was baked is asked once this host is known.
+    let runtime = match submission.admit(terms(&runtimes)) {
+        Ok(runtime) => runtime,
+        Err(refused) => return outcome::report(&refused, arguments.style(), false),
+    };
+    let result = super::block_on(execute::execute(config, arguments, &runtimes, &submission, &runtime))?;
+    outcome::report(&result, arguments.style(), !arguments.json && !config.quiet)
+}
+
+/// One request on its way to a VM.
+#[derive(Debug)]
+struct Submission {
+    /// The job's id where it has none of its own.
+    id: String,
+    /// Who runs it.
+    worker: String,
+    /// The request.
+    body: Bytes,
+}
+
+impl Submission {
+    /// The runtime of the job, if it is one; else the result that refuses it.
+    fn admit(&self, terms: Terms) -> Result<String, Box<JobResult>> {
+        let intake = Intake::embedded(terms, &self.worker);
+        intake.job(&self.body, &Properties::default(), &self.id).map(|job| job.runtime)
+    }
+}
+
+/// What the runtimes offer as they are written.
+fn terms(runtimes: &Runtimes) -> Terms {
+    let offer = |runtime: &hearth_pool::runtime::Runtime| Offer {
+        vm_memory_mib: runtime.vm_memory_mib,
+        scratch_mib: runtime.scratch_mib,
+        entry: runtime.entry.clone(),
+    };
+    Terms::new(runtimes.iter().map(|runtime| (runtime.name.clone(), offer(runtime))).collect())
+}

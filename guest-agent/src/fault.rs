@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use hearth_schemas::guest::messages::{Fault, FaultKind, Reply, reply};
+use rustix::io::Errno;
 
 use crate::console::Chain;
 
@@ -28,6 +29,11 @@ fn cut(mut message: String) -> String {
     let cut_at = (0..=MESSAGE_MAX_BYTES).rev().find(|at| message.is_char_boundary(*at));
     message.truncate(cut_at.unwrap_or(message.len()));
     message
+}
+
+/// What a full disk says, whoever asks.
+pub(crate) fn is_no_space(errno: Errno) -> bool {
+    errno == Errno::NOSPC || errno == Errno::DQUOT
 }
 
 #[cfg(test)]

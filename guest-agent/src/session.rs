@@ -16,7 +16,7 @@ use crate::{
     agent::{Agent, Place},
     exec,
     fault::{self, Refusal},
-    power, wake,
+    power, tree, wake,
 };
 
 /// How long the host may take to read that the machine is about to stop.
@@ -85,7 +85,7 @@ fn stop(agent: &Agent) {
     agent.stop().notify_one();
 }
 
-/// The last message of a request.
+/// The last message of a request. `None` when the host is not there to hear it.
 async fn reply_to(
     agent: &Agent,
     connection: &Connection,
@@ -95,12 +95,11 @@ async fn reply_to(
     let body = match request {
         request::Body::Ping(_) => Ok(Body::Pong(Pong { monotonic_ns: monotonic_ns() })),
         request::Body::Wake(wake) => answered(wake::run(agent, wake).await, Body::Woken),
+        request::Body::Put(_) => answered(tree::upload(agent.tree(), stream).await?, Body::PutDone),
+        request::Body::Get(get) => answered(tree::download(agent.tree(), stream, get).await?, Body::GetDone),
         request::Body::Exec(exec) => answered(exec::run(agent, connection, stream, exec).await, Body::Exited),
         request::Body::Quiesce(_) => answered(power::quiesce(agent).await, |()| Body::Quiesced(Quiesced {})),
         request::Body::Shutdown(_) => Ok(Body::ShuttingDown(ShuttingDown {})),
-        request::Body::Put(_) | request::Body::Get(_) => {
-            Err(fault::reply(&Nonsense("the request is unknown to this agent")))
-        }
     };
     Some(body.map_or_else(|fault| fault, |body| Reply { body: Some(body) }))
 }

@@ -207,9 +207,11 @@ async fn download(session: &Session, job: &Job, executed: &mut Executed) -> Resu
         let sha256 = loop {
             match download.piece().await? {
                 Piece::Data(data) => content.extend_from_slice(&data),
-                Piece::End { sha256 } => break sha256,
+                Piece::End { sha256 } => break Some(sha256),
+                Piece::Void => break None,
             }
         };
+        let Some(sha256) = sha256 else { continue };
         executed.outputs.push(OutputFile {
             path: head.path,
             mode: format!("{:04o}", head.mode),
@@ -218,7 +220,7 @@ async fn download(session: &Session, job: &Job, executed: &mut Executed) -> Resu
             content: Payload::from(content).into(),
         });
     }
-    if let Some(GetDone { missing, skipped }) = download.done() {
+    if let Some(GetDone { missing, skipped, .. }) = download.done() {
         executed.missing.clone_from(missing);
         executed.skipped = skipped
             .iter()

@@ -44,12 +44,22 @@ struct State {
 struct Live {
     slot: Slot,
     identity: Identity,
-    kill: watch::Sender<bool>,
+    life: watch::Sender<Life>,
+}
+
+/// What is left of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Life {
+    Alive,
+    /// Its process, but no agent.
+    Deaf,
+    /// No process.
+    Dead,
 }
 
 /// What a fake hypervisor has seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sound {
+pub struct Seen {
     /// VMs of which something is left.
     pub live: Vec<(Slot, Identity)>,
     /// VMs, or beginnings of VMs, made so far.
@@ -62,17 +72,17 @@ pub struct Sound {
 
 /// A fake VM.
 pub struct FakeVm {
-    dead: watch::Receiver<bool>,
+    life: watch::Receiver<Life>,
     dies_at: Option<Instant>,
     identity: Identity,
     served: Arc<Mutex<Served>>,
 }
 
 impl FakeVm {
-    async fn gone(dead: watch::Receiver<bool>, dies_at: Option<Instant>) {
-        let mut dead = dead;
+    /// Resolves when no more than that is left.
+    async fn comes_to(end: Life, mut life: watch::Receiver<Life>, dies_at: Option<Instant>) {
         let killed = async {
-            let _ = dead.wait_for(|dead| *dead).await;
+            let _ = life.wait_for(|life| *life >= end).await;
         };
         match dies_at {
             None => killed.await,
@@ -103,26 +113,40 @@ impl FakeHypervisor {
     }
 
     /// What it has seen so far.
-    pub fn seen(&self) -> Sound {
+    pub fn seen(&self) -> Seen {
         let state = self.state();
         let live = state.live.values().map(|live| (live.slot.clone(), live.identity)).collect();
-        Sound { live, made: state.made, destroyed: state.destroyed, wrong: state.wrong.clone() }
+        Seen { live, made: state.made, destroyed: state.destroyed, wrong: state.wrong.clone() }
     }
 
-    /// Whether something is left of a VM with this CID or port.
-    pub fn uses(&self, identity: &Identity) -> bool {
-        self.state().live.values().any(|live| shares(&live.identity, identity))
+    /// Whether something is left of a VM with this CID.
+    pub fn uses_cid(&self, cid: u32) -> bool {
+        self.state().live.values().any(|live| live.identity.cid == cid)
+    }
+
+    /// Notes what the pool must never do.
+    pub(super) fn note(&self, wrong: String) {
+        self.state().wrong.push(wrong);
     }
 
     /// Ends the process of the VM with this CID; what it owned is left until its destroy.
     pub fn kill(&self, cid: u32) {
+        self.ends(cid, Life::Dead);
+    }
+
+    /// Ends the agent of the VM with this CID, and not the VM.
+    pub fn deafen(&self, cid: u32) {
+        self.ends(cid, Life::Deaf);
+    }
+
+    fn ends(&self, cid: u32, life: Life) {
         for live in self.state().live.values().filter(|live| live.identity.cid == cid) {
-            live.kill.send_replace(true);
+            live.life.send_replace(life);
         }
     }
 
     /// Something of a VM exists from here on, whether the restore succeeds or not.
-    fn begin(&self, slot: &Slot, identity: &Identity) -> (watch::Receiver<bool>, RestoreFate) {
+    fn begin(&self, slot: &Slot, identity: &Identity) -> (watch::Receiver<Life>, RestoreFate) {
         let mut state = self.state();
         let mut wrong = Vec::new();
         for live in state.live.values() {
@@ -134,11 +158,11 @@ impl FakeHypervisor {
             }
         }
         state.wrong.append(&mut wrong);
-        let (kill, dead) = watch::channel(false);
+        let (sender, life) = watch::channel(Life::Alive);
         state.made += 1;
         let number = state.made;
-        state.live.insert(number, Live { slot: slot.clone(), identity: *identity, kill });
-        (dead, state.knobs.restore())
+        state.live.insert(number, Live { slot: slot.clone(), identity: *identity, life: sender });
+        (life, state.knobs.restore())
     }
 }
 
@@ -152,7 +176,7 @@ impl Hypervisor for FakeHypervisor {
     type Accept = NoAccept;
 
     async fn restore(&self, slot: &Slot, identity: &Identity) -> Result<Restored<FakeVm>, RestoreError> {
-        let (dead, fate) = self.begin(slot, identity);
+        let (life, fate) = self.begin(slot, identity);
         let (takes, die_after) = match fate {
             RestoreFate::Made { takes, die_after } => (takes, die_after),
             RestoreFate::Stalls => std::future::pending().await,
@@ -163,7 +187,7 @@ impl Hypervisor for FakeHypervisor {
         };
         sleep(takes).await;
         let dies_at = die_after.map(|after| Instant::now() + after);
-        let vm = FakeVm { dead, dies_at, identity: *identity, served: Arc::default() };
+        let vm = FakeVm { life, dies_at, identity: *identity, served: Arc::default() };
         Ok(Restored { vm, snapshot: "fake".into(), steps: vec![RestoreStep { name: "fake", took: takes }] })
     }
 
@@ -178,9 +202,9 @@ impl Hypervisor for FakeHypervisor {
             Fate::Fails(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
         }
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let gone = FakeVm::gone(vm.dead.clone(), vm.dies_at);
+        let gone = FakeVm::comes_to(Life::Deaf, vm.life.clone(), vm.dies_at);
         let agent = agent::serve(theirs, faults, script, Arc::clone(&vm.served), vm.identity);
-        let (state, kill) = (Arc::clone(&self.state), vm.identity.cid);
+        let (state, cid) = (Arc::clone(&self.state), vm.identity.cid);
         tokio::spawn(async move {
             let ending = tokio::select! {
                 biased;
@@ -190,8 +214,8 @@ impl Hypervisor for FakeHypervisor {
             let this = Self { state };
             match ending {
                 agent::Ending::Quiet => {}
-                agent::Ending::Crash => this.kill(kill),
-                agent::Ending::Wrong(what) => this.state().wrong.push(what),
+                agent::Ending::Crash => this.kill(cid),
+                agent::Ending::Wrong(what) => this.note(what),
             }
         });
         Ok(ours)
@@ -202,7 +226,7 @@ impl Hypervisor for FakeHypervisor {
     }
 
     async fn exited(&self, vm: &FakeVm) {
-        FakeVm::gone(vm.dead.clone(), vm.dies_at).await;
+        FakeVm::comes_to(Life::Dead, vm.life.clone(), vm.dies_at).await;
     }
 
     async fn destroy(&self, slot: &Slot, vm: Option<FakeVm>) -> Result<(), DestroyError> {
@@ -221,7 +245,7 @@ impl Hypervisor for FakeHypervisor {
         state.live.retain(|_, live| {
             let stays = live.slot != *slot;
             if !stays {
-                live.kill.send_replace(true);
+                live.life.send_replace(Life::Dead);
             }
             stays
         });

@@ -6,10 +6,11 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
+use super::FakeHypervisor;
 use crate::lease::{
     Identity, Lease, LeaseError, LeaseStore, Ranges, Release, Renewal,
     local::{CIDS, PORTS, TTL},
-    table::{Ask, Table, World},
+    table::{Ask, Record, Table, World},
 };
 
 /// A lease store in memory with the rules of the local one. Clones share it, so a test keeps one.
@@ -18,15 +19,16 @@ pub struct MemoryLeases {
     state: Arc<Mutex<State>>,
 }
 
-/// Asked at every release, with the identity that is about to be free.
-type OnRelease = Box<dyn Fn(&Identity) + Send>;
+/// Who holds the leases of this process, and those that were taken from it.
+const US: &str = "us";
+const THIEF: &str = "somebody else";
 
 struct State {
     table: Table,
     epoch: Instant,
     knobs: LeaseKnobs,
     renewals: u64,
-    on_release: OnRelease,
+    host: Host,
 }
 
 /// What goes wrong.
@@ -67,15 +69,16 @@ impl LeaseKnobs {
     }
 }
 
-/// There is no host but this.
-struct Nowhere;
+/// The host whose VMs are looked at.
+struct Host(Option<FakeHypervisor>);
 
-impl World for Nowhere {
+impl World for Host {
     fn holder_is_gone(&self, _: &str) -> bool {
         false
     }
-    fn cid_in_use(&self, _: u32) -> bool {
-        false
+
+    fn cid_in_use(&self, cid: u32) -> bool {
+        self.0.as_ref().is_some_and(|hypervisor| hypervisor.uses_cid(cid))
     }
 }
 
@@ -83,7 +86,7 @@ impl MemoryLeases {
     /// An empty store.
     pub fn new(knobs: LeaseKnobs) -> Self {
         let (table, epoch) = (Table::default(), Instant::now());
-        let state = State { table, epoch, knobs, renewals: 0, on_release: Box::new(|_| {}) };
+        let state = State { table, epoch, knobs, renewals: 0, host: Host(None) };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -96,21 +99,24 @@ impl MemoryLeases {
         turn(&mut self.state().knobs);
     }
 
-    /// Calls this at every release, before the identity is free.
-    pub fn on_release(&self, asked: impl Fn(&Identity) + Send + 'static) {
-        self.state().on_release = Box::new(asked);
+    /// Looks at this hypervisor's VMs, as a store of a host looks at its locks: leaves alone the CIDs that they use,
+    /// and notes it there when an identity is released while a VM still uses it.
+    pub fn watch(&self, hypervisor: &FakeHypervisor) {
+        self.state().host = Host(Some(hypervisor.clone()));
     }
 
-    /// Takes the lease of a CID away from its holder, who learns of it by its next renewal.
+    /// Takes the lease of a CID away from its holder, who learns of it by its next renewal. It is somebody else's
+    /// until it expires.
     pub fn lose(&self, cid: u32) {
-        self.state().table.records.retain(|record| record.cid != cid);
+        self.state().lose(cid);
     }
 
-    /// The CIDs of all leases that have not expired.
+    /// The CIDs of all leases of this process that have not expired.
     pub fn held(&self) -> Vec<u32> {
         let state = self.state();
         let now_us = state.now_us();
-        let held = state.table.records.iter().filter(|record| record.expires_us > now_us);
+        let ours = |record: &&Record| record.holder == US && record.expires_us > now_us;
+        let held = state.table.records.iter().filter(ours);
         held.map(|record| record.cid).collect()
     }
 
@@ -139,6 +145,16 @@ impl MemoryLeases {
 }
 
 impl State {
+    fn lose(&mut self, cid: u32) {
+        let (now_us, ttl_us) = (self.now_us(), self.ttl_us());
+        self.table.last_token += 1;
+        let token = self.table.last_token;
+        if let Some(record) = self.table.records.iter_mut().find(|record| record.cid == cid) {
+            (record.token, record.holder) = (token, THIEF.into());
+            record.expires_us = now_us + ttl_us;
+        }
+    }
+
     fn now_us(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
@@ -158,9 +174,9 @@ impl LeaseStore for MemoryLeases {
                 return Err(LeaseError::Exhausted { what: "CID", retry_after: Duration::from_secs(1) });
             }
             let now_us = state.now_us();
-            let ask = Ask { request, holder: "memory", now_us, unix_us: now_us, ttl_us: state.ttl_us() };
-            let ranges = state.knobs.ranges.clone();
-            let answer = state.table.acquire(ask, &ranges, &Nowhere);
+            let ask = Ask { request, holder: US, now_us, unix_us: now_us, ttl_us: state.ttl_us() };
+            let State { table, knobs, host, .. } = &mut *state;
+            let answer = table.acquire(ask, &knobs.ranges, host);
             let lost = answer.is_ok() && state.knobs.lose_answers > 0;
             state.knobs.lose_answers -= u32::from(lost);
             (answer.map(|identity| Lease { identity, expires: asked + state.knobs.ttl }), lost)
@@ -181,7 +197,7 @@ impl LeaseStore for MemoryLeases {
         let mut answers = Vec::new();
         for identity in identities {
             if state.knobs.strikes() {
-                state.table.release(identity, now_us);
+                state.lose(identity.cid);
             }
             let renewed = state.table.renew(identity, now_us, ttl_us);
             answers.push(if renewed { Renewal::Until(until) } else { Renewal::Lost });
@@ -192,8 +208,13 @@ impl LeaseStore for MemoryLeases {
     async fn release(&self, identity: &Identity) -> Result<Release, LeaseError> {
         self.weather().await?;
         let mut state = self.state();
-        (state.on_release)(identity);
         let now_us = state.now_us();
-        Ok(state.table.release(identity, now_us))
+        let released = state.table.release(identity, now_us);
+        if let (Release::Released, Host(Some(hypervisor))) = (released, &state.host)
+            && hypervisor.uses_cid(identity.cid)
+        {
+            hypervisor.note(format!("{identity:?} was released before its VM was destroyed"));
+        }
+        Ok(released)
     }
 }

@@ -11,7 +11,7 @@ mod tree;
 pub use self::{
     agent::{AgentFaults, WakeAnswer},
     exec::{Asked, Ran, Script},
-    hypervisor::{FakeHypervisor, FakeVm, NoAccept, Sound},
+    hypervisor::{FakeHypervisor, FakeVm, NoAccept, Seen},
     knobs::{Faults, Knobs},
     leases::{LeaseKnobs, MemoryLeases},
 };

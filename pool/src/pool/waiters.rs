@@ -132,17 +132,13 @@ impl<'a> Idle<'a> {
         Self { waiters, counted: true }
     }
 
-    /// Takes the first waiter that is still there, and stops being idle in the same moment.
+    /// Takes the first waiter and stops being idle in the same moment.
     fn serve(&mut self) -> Option<Waiter> {
         let mut state = self.waiters.state();
-        loop {
-            let (_, answer) = state.waiting.pop_first()?;
-            if !answer.is_closed() {
-                state.idle -= 1;
-                self.counted = false;
-                return Some(Waiter(answer));
-            }
-        }
+        let (_, answer) = state.waiting.pop_first()?;
+        state.idle -= 1;
+        self.counted = false;
+        Some(Waiter(answer))
     }
 }
 
@@ -214,5 +210,39 @@ mod tests {
         ];
         ranks.sort();
         assert_eq!(ranks.map(|rank| rank.arrival), [2, 4, 1, 3, 0]);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_is_no_longer_in_the_queue_and_takes_a_late_answer_along() {
+        let waiters = Waiters::new("python");
+        drop(waiters.join(Lane::Normal).unwrap());
+        assert!(waiters.join(Lane::Normal).unwrap().leave().is_none());
+        assert!(waiters.state().waiting.is_empty());
+        let late = waiters.join(Lane::Normal).unwrap();
+        waiters.set_broken("no snapshot");
+        assert!(matches!(late.leave(), Some(Err(ClaimError::Broken { .. }))));
+    }
+
+    #[tokio::test]
+    async fn a_hit_is_when_more_slots_are_idle_than_claims_wait() {
+        let waiters = Waiters::new("python");
+        let slots = [waiters.next(), waiters.next()].map(Box::pin);
+        let [mut one, mut two] = slots;
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(one.as_mut().poll(&mut context).is_pending());
+        assert!(two.as_mut().poll(&mut context).is_pending());
+        let first = waiters.join(Lane::Normal).unwrap();
+        let second = waiters.join(Lane::Normal).unwrap();
+        let third = waiters.join(Lane::Normal).unwrap();
+        assert_eq!([first.hit, second.hit, third.hit], [true, true, false]);
+        drop((first, second, third));
+        assert!(waiters.join(Lane::Normal).unwrap().hit, "they have gone");
+        drop(one);
+        let still = waiters.join(Lane::Normal).unwrap();
+        assert!(still.hit);
+        assert!(two.as_mut().poll(&mut context).is_ready(), "woken by the one that went, or by itself");
+        assert!(!waiters.join(Lane::Normal).unwrap().hit);
+        assert_eq!(waiters.state().idle, 0);
+        drop(still);
     }
 }

@@ -135,6 +135,8 @@ pub enum Piece {
         /// Their SHA-256.
         sha256: [u8; 32],
     },
+    /// It changed while it was read: what came of it is not the file. The answer lists it as unreadable.
+    Void,
 }
 
 #[derive(Debug)]
@@ -191,6 +193,10 @@ impl Download {
                 let body =
                     hearth_schemas::guest::messages::Reply::decode(message).ok().and_then(|reply| reply.body);
                 let end = match body {
+                    Some(reply::Body::GetEntryEnd(end)) if end.sha256.is_empty() => {
+                        self.file = None;
+                        return Ok(Piece::Void);
+                    }
                     Some(reply::Body::GetEntryEnd(end)) if file.left == 0 => end,
                     Some(reply::Body::Fault(fault)) => return Err(super::refused(fault)),
                     _ => return Err(SessionError::Protocol("a file did not end where it should")),

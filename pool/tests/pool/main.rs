@@ -10,8 +10,10 @@
 
 mod cancel;
 mod close;
+mod conservation;
 mod greeting;
 mod leases;
 mod life;
 mod rig;
+mod threads;
 mod trouble;

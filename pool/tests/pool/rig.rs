@@ -89,10 +89,7 @@ impl Rig {
         hypervisor.set(knobs);
         let store = MemoryLeases::new(LeaseKnobs::default());
         store.set(leases);
-        let census = hypervisor.clone();
-        store.on_release(move |identity| {
-            assert!(!census.uses(identity), "{identity:?} is released before its VM is destroyed");
-        });
+        store.watch(&hypervisor);
         let pool = Pool::spawn(told, hypervisor.clone(), store.clone());
         Self { pool, hypervisor, leases: store, heard }
     }

@@ -22,7 +22,11 @@ async fn a_vm_that_ends_is_replaced() {
     rig.hypervisor.kill(3);
     rig.until_count(Phase::Ready, 0).await;
     rig.until_count(Phase::Ready, 1).await;
-    assert_eq!(rig.farewells()[0].0, Farewell::Exited);
+    rig.hypervisor.deafen(3);
+    rig.until_count(Phase::Ready, 0).await;
+    rig.until_count(Phase::Ready, 1).await;
+    let farewells: Vec<_> = rig.farewells().into_iter().map(|(why, _)| why).collect();
+    assert_eq!(farewells, [Farewell::Exited, Farewell::Exited], "its process, and then its agent");
     rig.close().await;
 }
 
@@ -60,6 +64,12 @@ async fn failing_restores_do_not_spin() {
     );
     let made = rig.hypervisor.seen().made;
     assert!((300 / 11..60).contains(&made), "about one in ten seconds: {made}");
+    rig.hypervisor.set(|knobs| knobs.fail_restores.clear());
+    let claim = rig.claim().await.unwrap();
+    rig.hypervisor.set(|knobs| knobs.fail_restores.push_back(RestoreError::Vmm("once".into())));
+    drop(claim);
+    let waited = rig.claim().await.unwrap().waited();
+    assert!(waited < 2 * SECOND, "what went well is not held against the next: {waited:?}");
     rig.close().await;
 }
 

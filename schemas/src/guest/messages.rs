@@ -338,10 +338,11 @@ pub struct GetEntry {
     pub size_bytes: u64,
 }
 
-/// The bytes of the file have all been sent.
+/// The bytes of the file have all been sent, or it changed while it was read.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct GetEntryEnd {
-    /// Their SHA-256.
+    /// Their SHA-256. Empty when the file changed while it was read: what was sent of it, possibly less than
+    /// announced, is void, and the answer lists it as unreadable.
     #[prost(bytes = "vec", tag = "1")]
     pub sha256: Vec<u8>,
 }
@@ -355,6 +356,9 @@ pub struct GetDone {
     /// Matches that were not sent, with the reason.
     #[prost(message, repeated, tag = "2")]
     pub skipped: Vec<Skipped>,
+    /// Matches beyond those that are neither sent nor named: an answer fits one frame.
+    #[prost(uint64, tag = "3")]
+    pub skipped_more: u64,
 }
 
 /// A match that was not sent.

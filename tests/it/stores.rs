@@ -6,7 +6,11 @@ use hearth_pool::lease::{
     Ranges,
     local::{LocalConfig, LocalLeases},
 };
-use hearth_tests::lease_rules::{Backing, IDENTITIES, TTL};
+use hearth_tests::{
+    lease_rules::{Backing, IDENTITIES, TTL},
+    ledger_rules,
+};
+use hearth_worker::ledger::MemoryLedger;
 use tempfile::TempDir;
 
 struct Directory(TempDir);
@@ -29,4 +33,24 @@ mod local_leases {
     }
 
     hearth_tests::lease_rules!(directory());
+}
+
+struct Memory(MemoryLedger);
+
+impl ledger_rules::Backing for Memory {
+    type Ledger = MemoryLedger;
+
+    fn ledgers(&self) -> [&MemoryLedger; 2] {
+        [&self.0, &self.0]
+    }
+}
+
+mod memory_ledger {
+    use super::Memory;
+
+    async fn memory() -> Option<Memory> {
+        Some(Memory(Default::default()))
+    }
+
+    hearth_tests::ledger_rules!(memory());
 }

@@ -11,6 +11,7 @@
 pub mod beliefs;
 pub mod examples;
 pub mod lease_rules;
+pub mod ledger_rules;
 pub mod redis;
 pub mod wait;
 

@@ -27,6 +27,9 @@ const COMMIT_PAUSES: [Duration; 3] =
 /// How long a delivery waits when the ledger cannot be reached.
 const LEDGER_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a delivery waits when its tenant runs as much as it may.
+const TENANT_PAUSE: Duration = Duration::from_secs(1);
+
 /// What handling a delivery needs.
 pub struct Service<L, S> {
     /// Where jobs live.
@@ -71,6 +74,7 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
     let (token, history, cancelled) = match begun {
         Ok(Begun::Begun { token, history, cancelled }) => (token, history, cancelled),
         Ok(Begun::Held { lapses_in }) => return retry(receipt, lapses_in).await,
+        Ok(Begun::TenantBusy { .. }) => return retry(receipt, TENANT_PAUSE).await,
         Ok(Begun::Committed(result)) => return deliver(service, &job, result, properties, receipt).await,
         Ok(Begun::Done(_)) if properties.redelivered => return settle(receipt, Settlement::Ack).await,
         Ok(Begun::Done(result)) => return deliver(service, &job, result, properties, receipt).await,

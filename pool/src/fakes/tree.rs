@@ -76,7 +76,8 @@ pub(super) async fn get(agent: &Agent, stream: &Stream, get: &Get) -> Result<rep
         let files = served.tree.0.iter().filter(|(path, _)| matches(path));
         files.map(|(path, (mode, bytes))| (path.clone(), *mode, bytes.clone())).collect()
     };
-    let mut done = GetDone { missing: missing(&get.globs, &globs, &files), skipped: Vec::new(), skipped_more: 0 };
+    let mut done =
+        GetDone { missing: missing(&get.globs, &globs, &files), skipped: Vec::new(), skipped_more: 0 };
     let (mut count, mut total) = (0, 0);
     for (path, mode, bytes) in files {
         let size_bytes = bytes.len() as u64;

@@ -12,3 +12,6 @@ mod driver;
 mod lease_faults;
 mod lease_swarm;
 mod leases;
+mod ledger_faults;
+mod ledger_swarm;
+mod ledgers;

@@ -1,6 +1,7 @@
 //! The one place where a job's state lives and its result is decided.
 
 mod memory;
+mod redis;
 
 use std::{
     fmt,
@@ -11,7 +12,10 @@ use bytes::Bytes;
 use hearth_schemas::result::{Millis, Step};
 use serde::{Deserialize, Serialize};
 
-pub use self::memory::MemoryLedger;
+pub use self::{
+    memory::MemoryLedger,
+    redis::{RedisLedger, RedisLedgerConfig},
+};
 
 /// Names a job: ids are unique within their tenant only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +39,79 @@ pub struct Token {
     pub key: JobKey,
     /// Grows with every begin.
     pub number: u64,
+    /// The request's digest: a ledger that has lost its data learns the job from its token again.
+    pub digest: String,
+    /// Whose attempt it is.
+    pub owner: String,
+}
+
+/// What the ledger is told of a job when it first hears of it. Later tellings change nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registration {
+    /// When the job is overdue, in milliseconds since 1970. Without one nobody ends the job for being late.
+    pub deadline_unix_ms: Option<u64>,
+    /// What whoever publishes the result in the owner's place has to know, in the worker's own form.
+    pub route: Bytes,
+    /// How many jobs of the tenant may be held at once, this one included, over all workers.
+    pub tenant_running_max: Option<u32>,
+}
+
+/// What a registration finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registered {
+    /// It waits for a begin.
+    Waiting {
+        /// Whether a cancel came before.
+        cancelled: bool,
+    },
+    /// Somebody runs it and was alive this long before its heartbeat lapses.
+    Held {
+        /// Look again then.
+        lapses_in: Duration,
+    },
+    /// As for a begin.
+    Committed(Bytes),
+    /// As for a begin.
+    Done(Bytes),
+    /// As for a begin.
+    Conflict,
+}
+
+/// What a seizure finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seized {
+    /// The job is ours to end.
+    Seized(Box<Seizure>),
+    /// It is neither overdue nor cancelled, or its owner lives and will end it.
+    NotYet,
+    /// It has a result, or nobody knows it.
+    Ended,
+}
+
+/// A job that is to be ended without being run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seizure {
+    /// Commits the job's end.
+    pub token: Token,
+    /// What the job's registration said.
+    pub route: Bytes,
+    /// Failed attempts, the oldest first.
+    pub history: Vec<FailedAttempt>,
+    /// Whether it was cancelled.
+    pub cancelled: bool,
+    /// Whether its deadline has passed.
+    pub overdue: bool,
+}
+
+/// A result that was committed and is not known to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unpublished {
+    /// Whose.
+    pub key: JobKey,
+    /// Publish these bytes.
+    pub result: Bytes,
+    /// What the job's registration said.
+    pub route: Bytes,
 }
 
 /// An attempt that failed for reasons of our own.
@@ -66,7 +143,8 @@ pub enum Begun {
         /// Whether a cancel came before.
         cancelled: bool,
     },
-    /// Somebody else runs it and was alive this long before its heartbeat lapses.
+    /// Somebody else runs it and was alive this long before its heartbeat lapses; or somebody may, since the
+    /// ledger's data is new.
     Held {
         /// Look again then.
         lapses_in: Duration,
@@ -77,6 +155,11 @@ pub enum Begun {
     Done(Bytes),
     /// The same id with another request.
     Conflict,
+    /// As many of the tenant's jobs run as may.
+    TenantBusy {
+        /// How many.
+        running: u32,
+    },
 }
 
 /// What a heartbeat finds.
@@ -121,13 +204,36 @@ pub struct LedgerError {
 
 /// Where jobs are kept. No method is cancel safe: after a lost answer, ask again with the same arguments.
 pub trait Ledger: Send + Sync + 'static {
-    /// Takes a job, or says who has it or what became of it. `owner` names the worker.
+    /// Learns of a job that is to be begun later, by whoever it is delivered to.
+    fn register(
+        &self,
+        key: &JobKey,
+        digest: &str,
+        registration: &Registration,
+    ) -> impl Future<Output = Result<Registered, LedgerError>> + Send;
+
+    /// Takes a job, or says who has it or what became of it. `owner` names the worker. Registers a job that it
+    /// does not know.
+    fn begin_with(
+        &self,
+        key: &JobKey,
+        digest: &str,
+        owner: &str,
+        registration: &Registration,
+    ) -> impl Future<Output = Result<Begun, LedgerError>> + Send;
+
+    /// Takes a job that is registered, or whose registration does not matter.
     fn begin(
         &self,
         key: &JobKey,
         digest: &str,
         owner: &str,
-    ) -> impl Future<Output = Result<Begun, LedgerError>> + Send;
+    ) -> impl Future<Output = Result<Begun, LedgerError>> + Send {
+        async move { self.begin_with(key, digest, owner, &Registration::default()).await }
+    }
+
+    /// Says that attempts live; the answers are in the order asked.
+    fn heartbeats(&self, tokens: &[Token]) -> impl Future<Output = Result<Vec<Beat>, LedgerError>> + Send;
 
     /// Says that the attempt lives. To be called every [`HEARTBEAT_EVERY`].
     fn heartbeat(&self, token: &Token) -> impl Future<Output = Result<Beat, LedgerError>> + Send;
@@ -151,7 +257,30 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Marks the job as cancelled, known or not.
     fn cancel(&self, key: &JobKey) -> impl Future<Output = Result<Cancel, LedgerError>> + Send;
+
+    /// Jobs without a result whose deadline has passed, the longest overdue first. For the reaper.
+    fn overdue(&self, at_most: usize) -> impl Future<Output = Result<Vec<JobKey>, LedgerError>> + Send;
+
+    /// Takes a job to end it without running it: one that is overdue or cancelled and that nobody runs. An owner
+    /// that lives ends an overdue job itself, and has [`DEADLINE_GRACE`] for it.
+    fn seize(&self, key: &JobKey, owner: &str) -> impl Future<Output = Result<Seized, LedgerError>> + Send;
+
+    /// Results that were committed longer ago than `older_than` and are not known to be published, the oldest
+    /// first. Fewer than `at_most` does not mean that there are no more: a batch is bounded in bytes too.
+    fn unpublished(
+        &self,
+        older_than: Duration,
+        at_most: usize,
+    ) -> impl Future<Output = Result<Vec<Unpublished>, LedgerError>> + Send;
+
+    /// How many of a tenant's jobs are held by owners that live.
+    fn running(&self, tenant: &str) -> impl Future<Output = Result<u32, LedgerError>> + Send;
 }
+
+/// How long a result is kept for resubmissions after it was published, unless told otherwise.
+pub const RESULT_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How long after a job's deadline a living owner may end it itself.
+pub const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 
 /// A held job whose owner was silent for this long is free for the next begin.
 pub const HEARTBEAT_LAPSES_AFTER: Duration = Duration::from_secs(3);
@@ -159,6 +288,9 @@ pub const HEARTBEAT_LAPSES_AFTER: Duration = Duration::from_secs(3);
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(500);
 
 const _: () = assert!(HEARTBEAT_EVERY.as_millis() * 4 < HEARTBEAT_LAPSES_AFTER.as_millis());
+
+/// What the history says of an owner whose heartbeat lapsed.
+const SILENT: &str = "the worker fell silent";
 
 /// Milliseconds since 1970, for people who read a history.
 pub(crate) fn unix_ms() -> u64 {

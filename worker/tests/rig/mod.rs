@@ -22,7 +22,10 @@ use hearth_worker::{
     embedded::{self, EmbeddedSink, EmbeddedSource, Submitter},
     handle::Service,
     intake::Intake,
-    ledger::{Beat, Begun, Cancel, Commit, FailedAttempt, JobKey, Ledger, LedgerError, MemoryLedger, Token},
+    ledger::{
+        Beat, Begun, Cancel, Commit, FailedAttempt, JobKey, Ledger, LedgerError, MemoryLedger, Registered,
+        Registration, Seized, Token, Unpublished,
+    },
     seams::{Publication, PublishError, ResultSink},
     service::serve,
 };
@@ -48,6 +51,26 @@ impl Ledger for Knobbed {
         }
         Ok(begun)
     }
+    async fn begin_with(
+        &self,
+        key: &JobKey,
+        digest: &str,
+        owner: &str,
+        registration: &Registration,
+    ) -> Result<Begun, LedgerError> {
+        self.inner.begin_with(key, digest, owner, registration).await
+    }
+    async fn register(
+        &self,
+        key: &JobKey,
+        digest: &str,
+        registration: &Registration,
+    ) -> Result<Registered, LedgerError> {
+        self.inner.register(key, digest, registration).await
+    }
+    async fn heartbeats(&self, tokens: &[Token]) -> Result<Vec<Beat>, LedgerError> {
+        self.inner.heartbeats(tokens).await
+    }
     async fn heartbeat(&self, token: &Token) -> Result<Beat, LedgerError> {
         self.inner.heartbeat(token).await
     }
@@ -66,6 +89,22 @@ impl Ledger for Knobbed {
     }
     async fn cancel(&self, key: &JobKey) -> Result<Cancel, LedgerError> {
         self.inner.cancel(key).await
+    }
+    async fn overdue(&self, at_most: usize) -> Result<Vec<JobKey>, LedgerError> {
+        self.inner.overdue(at_most).await
+    }
+    async fn seize(&self, key: &JobKey, owner: &str) -> Result<Seized, LedgerError> {
+        self.inner.seize(key, owner).await
+    }
+    async fn unpublished(
+        &self,
+        older_than: Duration,
+        at_most: usize,
+    ) -> Result<Vec<Unpublished>, LedgerError> {
+        self.inner.unpublished(older_than, at_most).await
+    }
+    async fn running(&self, tenant: &str) -> Result<u32, LedgerError> {
+        self.inner.running(tenant).await
     }
 }
 

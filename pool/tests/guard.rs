@@ -186,6 +186,7 @@ async fn an_end_kills_removes_and_is_idempotent() {
     let directory = open(&guard, run.path(), "gcc-7", 5, 1).await.unwrap();
     let pid = guard.spawn("gcc-7", sleep(), "log").await.unwrap();
     assert!(alive(pid) && directory.is_dir());
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim(), "500");
     assert!(matches!(open(&guard, run.path(), "gcc-7", 6, 2).await, Err(GuardError::Order(_))));
     let (first, second) = tokio::join!(guard.end("gcc-7"), guard.end("gcc-7"));
     first.and(second).unwrap();

@@ -19,6 +19,9 @@ use super::{
     vms_directory,
 };
 
+/// How much likelier than others a VM's process is chosen when memory runs out (proc_pid_oom_score_adj(5), to 1000).
+const OOM_SCORE_ADJ: &str = "500";
+
 /// What the guard knows about itself.
 #[derive(Debug)]
 pub struct Host {
@@ -88,6 +91,8 @@ impl GuardedVm {
         let mut child = spawn(argv, &self.directory, log, self.lock.for_child()?)?;
         let pid = child.id();
         let recorded = open_child(pid).and_then(|pidfd| {
+            // A host without memory ends a VM, which is replaced, before a worker, which is not.
+            fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJ)?;
             self.owner.processes.push(ProcessId::of(pid)?);
             self.owner.write(&self.directory)?;
             Ok(pidfd)

@@ -1,19 +1,21 @@
 //! From an image to a snapshot: boot, warm up, save.
 
+mod manifest;
+mod warm_up;
+
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
+    fs::File,
     io,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use hearth_schemas::{
-    guest::messages::{ExecLimits, User},
-    manifest::{Accelerator, HypervisorKind, MANIFEST_VERSION, Machine, Manifest},
-};
 use tokio::time::sleep;
 
+use self::{
+    manifest::{inputs_sha256, manifest, publish},
+    warm_up::run_warm_up,
+};
 use super::{
     QemuConfig,
     boot::{BootError, BootRequest, Booted, boot},
@@ -23,32 +25,23 @@ use super::{
         Qmp, QmpError,
         commands::{Capability, Migrate, QueryMigrate, SetCapabilities, Stop},
     },
-    transport_of_host,
 };
 use crate::{
     guard::{Guard, GuardError},
     image::{Image, Progress},
-    runtime::{Runtime, WarmUp},
-    session::{Channel, Command, SessionError},
-    snapshot::{
-        Draft, HostFacts, MEMORY, PublishError, ROOT, SCRATCH, STATE, SnapshotStore, Verification, sha256_of,
-    },
+    runtime::Runtime,
+    session::SessionError,
+    snapshot::{Draft, HostFacts, MEMORY, PublishError, STATE, SnapshotStore, Verification},
 };
 
-/// Raise it when the same image must give another snapshot.
-const BAKE_VERSION: u32 = 1;
 /// How long a boot may take. By translation on an idle host it takes four seconds.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
-/// How long one command of a warm-up may take.
-const WARM_UP_LIMIT: Duration = Duration::from_secs(300);
 /// How long the agent may take to write its caches and fall silent.
 const QUIESCE_LIMIT: Duration = Duration::from_secs(60);
 /// How often somebody is asked whether it is done.
 const POLL: Duration = Duration::from_millis(20);
 /// How often a bake looks whether the other one is done.
 const LOCK_POLL: Duration = Duration::from_millis(200);
-/// How much of a failed warm-up's output its error shows, in bytes.
-const OUTPUT_TAIL_BYTES: usize = 4096;
 
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -200,47 +193,6 @@ async fn save(
     Ok(protocol_version)
 }
 
-async fn run_warm_up(booted: &Booted<'_>, warm_up: &WarmUp) -> Result<(), BakeError> {
-    let command = Command {
-        argv: warm_up.argv.clone(),
-        env: warm_up_environment(),
-        cwd: String::new(),
-        limits: ExecLimits {
-            wall_ms: u64::try_from(WARM_UP_LIMIT.as_millis()).ok(),
-            ..ExecLimits::default()
-        },
-        user: User::Root,
-    };
-    let failed = |source| BakeError::Session { console: booted.console(), source };
-    let running = booted.session.exec(command, false).await.map_err(failed)?;
-    let mut output = Vec::new();
-    let keep = |_: Channel, bytes: bytes::Bytes| {
-        output.extend_from_slice(&bytes);
-        let excess = output.len().saturating_sub(OUTPUT_TAIL_BYTES);
-        output.drain(..excess);
-    };
-    // The agent's own limit comes first; this one is for an agent that does not answer.
-    let kill = sleep(WARM_UP_LIMIT + QUIESCE_LIMIT);
-    let exited = running.finish(bytes::Bytes::new(), keep, kill).await.map_err(failed)?;
-    let how = match (exited.exit_code, exited.signal) {
-        (Some(0), _) => return Ok(()),
-        (Some(code), _) => format!("exited with {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "did not run".to_owned(),
-    };
-    let output = String::from_utf8_lossy(&output).trim().to_owned();
-    Err(BakeError::WarmUp { argv: warm_up.argv.clone(), how, output })
-}
-
-fn warm_up_environment() -> BTreeMap<String, String> {
-    let pairs = [
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-        ("HOME", "/tmp"),
-        ("LANG", "C.UTF-8"),
-    ];
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
-}
-
 async fn save_state(qmp: &mut Qmp, path: &Path) -> Result<(), BakeError> {
     let ignore_shared = Capability { capability: "x-ignore-shared", state: true };
     qmp.execute(&SetCapabilities { capabilities: vec![ignore_shared] }).await?;
@@ -273,58 +225,6 @@ async fn wait_for_draft(
         }
         sleep(LOCK_POLL).await;
     }
-}
-
-/// Links the disks, which never change, and describes every file.
-fn publish(draft: Draft, manifest: Manifest, image: &Image) -> Result<PathBuf, BakeError> {
-    for (artefact, name) in [(&image.root, ROOT), (&image.scratch, SCRATCH)] {
-        let target = draft.directory().join(name);
-        fs::hard_link(&artefact.path, target).map_err(host("link a disk"))?;
-    }
-    let known = |sha256: &String| Some(sha256.clone());
-    let files = vec![
-        draft.describe(MEMORY, None)?,
-        draft.describe(STATE, None)?,
-        draft.describe(ROOT, known(&image.root.sha256))?,
-        draft.describe(SCRATCH, known(&image.scratch.sha256))?,
-    ];
-    Ok(draft.publish(&Manifest { files, ..manifest })?)
-}
-
-fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: u32) -> Manifest {
-    let runtime = request.runtime;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Manifest {
-        manifest_version: MANIFEST_VERSION,
-        runtime: runtime.name.clone(),
-        inputs_sha256,
-        baked_unix_s: now.as_secs(),
-        hypervisor: HypervisorKind::Qemu,
-        hypervisor_version: request.here.hypervisor_version.clone(),
-        accelerator: request.here.accelerator,
-        host: request.here.host.clone(),
-        transport: transport_of_host(),
-        protocol_version,
-        machine: Machine {
-            vcpus: runtime.vcpus,
-            vm_memory_mib: runtime.vm_memory_mib,
-            scratch_mib: runtime.scratch_mib,
-            kernel: request.image.kernel_version.clone(),
-        },
-        entry: runtime.entry.clone(),
-        files: Vec::new(),
-    }
-}
-
-/// What the snapshot depends on, as one digest: baked again when it changes. The host's part is what
-/// [`crate::snapshot::unfit`] compares.
-fn inputs_sha256(request: &BakeRequest<'_>) -> String {
-    let here = request.here;
-    let host = match here.accelerator {
-        Accelerator::Kvm => sha256_of(&here.host),
-        Accelerator::Tcg => here.host.cpu_model.clone(),
-    };
-    sha256_of(&(BAKE_VERSION, &request.image.inputs_sha256, here.accelerator, &here.hypervisor_version, host))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -5,7 +5,7 @@
 //! in 0.4 ms instead of 40, and whatever happens, its files are gone with the last process that has them open.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -110,18 +110,10 @@ fn unmounted_tmpfs() -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-/// Whether `path` or its nearest ancestor that exists is on a tmpfs.
-pub fn on_tmpfs(path: &Path) -> bool {
-    const TMPFS_MAGIC: u64 = 0x0102_1994;
-    let existing = path.ancestors().find(|ancestor| fs::exists(ancestor).unwrap_or(false));
-    existing
-        .and_then(|path| rustix::fs::statfs(path).ok())
-        .is_some_and(|stat| u64::try_from(stat.f_type) == Ok(TMPFS_MAGIC))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::FileExt;
 
     #[test]

@@ -24,7 +24,6 @@ use hearth_schemas::manifest::Transport;
 pub use self::{
     bake::{BakeError, BakeRequest, Baked, bake_snapshot},
     boot::BootError,
-    memory::on_tmpfs,
     probe::{KvmAnswer, forget_kvm, known_kvm, probe_kvm},
     vsock::{GuestStream, Listener, transport_of_host},
 };

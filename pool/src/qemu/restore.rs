@@ -1,7 +1,9 @@
 //! From a snapshot to a VM whose vsock answers.
 
+mod load;
+mod start;
+
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,26 +11,15 @@ use std::{
 };
 
 use hearth_schemas::manifest::{HypervisorKind, Transport};
-use tokio::{
-    net::UnixListener,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, timeout};
 
+use self::load::wait_for_driver;
 use super::{
     Qemu, QemuVm,
-    arguments::{MachineSpec, Start, VSOCK_ADDR, arguments},
     boot::END_GRACE,
-    clone::{StopOnDrop, clone_file},
     log_tail,
     memory::MemoryFile,
-    qmp::{
-        Qmp, QmpError,
-        commands::{
-            Capability, ChardevAdd, ChardevBackend, Cont, DeviceAdd, MigrateIncoming, QueryMigrate,
-            QueryVirtioStatus, SetCapabilities, SocketAddress,
-        },
-    },
-    seccomp::unfiltered_threads,
+    qmp::{QmpError, commands::Cont},
     vsock::{SOCKET_PATH_MAX_BYTES, Vsock, port_socket},
 };
 use crate::{
@@ -44,8 +35,6 @@ const STEP_LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(2);
 /// Characters of a runtime's name that go into a directory's: sockets are below it, and their paths are short.
 const NAME_CHARACTERS: usize = 16;
-/// The plugged vsock in QEMU's object tree.
-const VSOCK_DEVICE: &str = "/machine/peripheral/vsock/virtio-backend";
 
 const QEMU_LOG: &str = "qemu.log";
 const DAEMON_LOG: &str = "vsock.log";
@@ -174,148 +163,6 @@ impl Making<'_> {
         self.step("driver", begun);
         Ok(vsock)
     }
-
-    /// The scratch disk with its size, which QEMU reads when it starts, and nothing in it.
-    fn empty_scratch(&self) -> Result<File, RestoreError> {
-        let size = self.snapshot.manifest.machine.scratch_mib << 20;
-        let made = File::options().read(true).write(true).create_new(true).open(&self.scratch);
-        made.and_then(|file| file.set_len(size).map(|()| file)).map_err(host("make the scratch disk"))
-    }
-
-    async fn clone_files(&self, scratch: File) -> Result<(), RestoreError> {
-        let mut pairs = vec![(self.snapshot.scratch(), scratch)];
-        if self.qemu.memory_is_copied() {
-            pairs.push((self.snapshot.memory(), self.memory.file.try_clone().map_err(host("share memory"))?));
-        }
-        let stop = StopOnDrop::default();
-        let flag = stop.flag();
-        let copied = tokio::task::spawn_blocking(move || -> io::Result<()> {
-            for (source, target) in pairs {
-                clone_file(&File::open(source)?, &target, &flag)?;
-            }
-            Ok(())
-        });
-        let copied = copied.await.map_err(|error| host("copy memory and disk")(error.into()))?;
-        copied.map_err(host("copy memory and disk"))
-    }
-
-    async fn start_qemu(&self) -> Result<(Qmp, u32), RestoreError> {
-        let machine = &self.snapshot.manifest.machine;
-        let copied = self.qemu.memory_is_copied();
-        let template = self.snapshot.memory();
-        let spec = MachineSpec {
-            accelerator: self.snapshot.manifest.accelerator,
-            vcpus: machine.vcpus,
-            memory_mib: machine.vm_memory_mib,
-            memory: if copied { &self.memory.path } else { &template },
-            memory_shared: copied,
-            root: &self.snapshot.root(),
-            scratch: &self.scratch,
-            qmp: Path::new("qmp"),
-        };
-        // We listen and QEMU connects: nobody has to look whether a socket is there yet.
-        let listener = UnixListener::bind(self.directory.join("qmp")).map_err(host("listen for QMP"))?;
-        let mut argv = vec![self.qemu.config.qemu.display().to_string()];
-        argv.extend(arguments(&spec, &Start::Incoming));
-        let spawned = self.qemu.guard.spawn(&self.name, argv, QEMU_LOG).await;
-        let pid = spawned.map_err(|error| refused(&error, &self.identity))?;
-        let accepted = timeout(STEP_LIMIT, listener.accept()).await;
-        let accepted = accepted.map_err(|_| RestoreError::Timeout { step: "start", limit: STEP_LIMIT })?;
-        let (socket, _) = accepted.map_err(host("accept QMP"))?;
-        Ok((Qmp::open(socket, STEP_LIMIT).await.map_err(vmm)?, pid))
-    }
-
-    async fn start_daemon(&self) -> Result<(), RestoreError> {
-        if self.qemu.transport == Transport::VhostVsock {
-            return Ok(());
-        }
-        let cid = self.identity.cid.to_string();
-        let program = self.qemu.config.vsock_daemon.display().to_string();
-        let argv = [&program, "--guest-cid", &cid, "--socket", "vhost", "--uds-path", "vsock"];
-        let argv = argv.map(str::to_owned).to_vec();
-        let spawned = self.qemu.guard.spawn(&self.name, argv, DAEMON_LOG).await;
-        spawned.map(|_| ()).map_err(|error| refused(&error, &self.identity))
-    }
-
-    async fn load(&self, qmp: &mut Qmp) -> Result<(), RestoreError> {
-        let ignore_shared = Capability { capability: "x-ignore-shared", state: true };
-        qmp.execute(&SetCapabilities { capabilities: vec![ignore_shared] }).await.map_err(vmm)?;
-        let uri = format!("file:{}", self.snapshot.state().display());
-        qmp.execute(&MigrateIncoming { uri }).await.map_err(vmm)?;
-        let loaded = async {
-            loop {
-                let migration = qmp.execute(&QueryMigrate {}).await.map_err(vmm)?;
-                match migration.status.as_deref() {
-                    Some("completed") => return Ok(()),
-                    Some("failed") => {
-                        let why =
-                            migration.error_desc.unwrap_or_else(|| log_tail(&self.directory.join(QEMU_LOG)));
-                        return Err(RestoreError::Vmm(format!("the state cannot be loaded: {why}")));
-                    }
-                    _ => sleep(POLL).await,
-                }
-            }
-        };
-        let timed = timeout(STEP_LIMIT, loaded).await;
-        timed.map_err(|_| RestoreError::Timeout { step: "load", limit: STEP_LIMIT })?
-    }
-
-    async fn plug(&self, qmp: &mut Qmp) -> Result<Vsock, RestoreError> {
-        if self.qemu.transport == Transport::VhostVsock {
-            let guest_cid = self.identity.cid;
-            let device = DeviceAdd::VhostVsock { id: "vsock", guest_cid, addr: VSOCK_ADDR };
-            qmp.execute(&device).await.map_err(vmm)?;
-            return Ok(Vsock::Kernel(guest_cid));
-        }
-        self.connect_daemon(qmp).await?;
-        let device = DeviceAdd::VhostUserVsock { id: "vsock", chardev: "vsock", addr: VSOCK_ADDR };
-        qmp.execute(&device).await.map_err(vmm)?;
-        Ok(Vsock::Daemon(self.directory.join("vsock")))
-    }
-
-    /// The daemon was started long ago; that it listens by now is likely and not sure.
-    async fn connect_daemon(&self, qmp: &mut Qmp) -> Result<(), RestoreError> {
-        let deadline = Instant::now() + STEP_LIMIT;
-        loop {
-            let addr = SocketAddress::Unix { path: "vhost".to_owned() };
-            let backend = ChardevBackend::Socket { addr, server: false };
-            match qmp.execute(&ChardevAdd { id: "vsock", backend }).await {
-                Ok(_) => return Ok(()),
-                Err(QmpError::Refused { .. }) if Instant::now() < deadline => sleep(POLL).await,
-                Err(error) => {
-                    let said = log_tail(&self.directory.join(DAEMON_LOG));
-                    return Err(RestoreError::Vmm(format!("vsock daemon: {error}; {said}")));
-                }
-            }
-        }
-    }
-
-    fn check_seccomp(&self, pid: u32) -> Result<(), RestoreError> {
-        let missing = unfiltered_threads(pid).map_err(host("look at QEMU's threads"))?;
-        if missing.is_empty() || self.qemu.config.insecure_seccomp {
-            return Ok(());
-        }
-        Err(RestoreError::Vmm(format!(
-            "QEMU runs without a system call filter (allow it with insecure.seccomp): {}",
-            missing.join(", ")
-        )))
-    }
-}
-
-/// Waits until the guest's driver has set the plugged device up. QEMU says so only after it has told the daemon about
-/// the rings and had its answer, so a `CONNECT` from now on finds them.
-async fn wait_for_driver(qmp: &mut Qmp) -> Result<(), RestoreError> {
-    let ready = async {
-        loop {
-            let status = qmp.execute(&QueryVirtioStatus { path: VSOCK_DEVICE }).await.map_err(vmm)?;
-            if status.driver_ok() {
-                return Ok(());
-            }
-            sleep(POLL).await;
-        }
-    };
-    let timed = timeout(STEP_LIMIT, ready).await;
-    timed.map_err(|_| RestoreError::Timeout { step: "driver", limit: STEP_LIMIT })?
 }
 
 fn check_socket_paths(directory: &Path) -> Result<(), RestoreError> {

@@ -1,0 +1,71 @@
+//! What a snapshot says about itself, and what it depends on.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use hearth_schemas::manifest::{Accelerator, HypervisorKind, MANIFEST_VERSION, Machine, Manifest};
+
+use super::{BakeError, BakeRequest, host};
+use crate::{
+    image::Image,
+    qemu::transport_of_host,
+    snapshot::{Draft, MEMORY, ROOT, SCRATCH, STATE, sha256_of},
+};
+
+/// Raise it when the same image must give another snapshot.
+const BAKE_VERSION: u32 = 1;
+
+/// Links the disks, which never change, and describes every file.
+pub(super) fn publish(draft: Draft, manifest: Manifest, image: &Image) -> Result<PathBuf, BakeError> {
+    for (artefact, name) in [(&image.root, ROOT), (&image.scratch, SCRATCH)] {
+        let target = draft.directory().join(name);
+        fs::hard_link(&artefact.path, target).map_err(host("link a disk"))?;
+    }
+    let known = |sha256: &String| Some(sha256.clone());
+    let files = vec![
+        draft.describe(MEMORY, None)?,
+        draft.describe(STATE, None)?,
+        draft.describe(ROOT, known(&image.root.sha256))?,
+        draft.describe(SCRATCH, known(&image.scratch.sha256))?,
+    ];
+    Ok(draft.publish(&Manifest { files, ..manifest })?)
+}
+
+pub(super) fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: u32) -> Manifest {
+    let runtime = request.runtime;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Manifest {
+        manifest_version: MANIFEST_VERSION,
+        runtime: runtime.name.clone(),
+        inputs_sha256,
+        baked_unix_s: now.as_secs(),
+        hypervisor: HypervisorKind::Qemu,
+        hypervisor_version: request.here.hypervisor_version.clone(),
+        accelerator: request.here.accelerator,
+        host: request.here.host.clone(),
+        transport: transport_of_host(),
+        protocol_version,
+        machine: Machine {
+            vcpus: runtime.vcpus,
+            vm_memory_mib: runtime.vm_memory_mib,
+            scratch_mib: runtime.scratch_mib,
+            kernel: request.image.kernel_version.clone(),
+        },
+        entry: runtime.entry.clone(),
+        files: Vec::new(),
+    }
+}
+
+/// What the snapshot depends on, as one digest: baked again when it changes. The host's part is what
+/// [`crate::snapshot::unfit`] compares.
+pub(super) fn inputs_sha256(request: &BakeRequest<'_>) -> String {
+    let here = request.here;
+    let host = match here.accelerator {
+        Accelerator::Kvm => sha256_of(&here.host),
+        Accelerator::Tcg => here.host.cpu_model.clone(),
+    };
+    sha256_of(&(BAKE_VERSION, &request.image.inputs_sha256, here.accelerator, &here.hypervisor_version, host))
+}

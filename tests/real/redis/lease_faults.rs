@@ -195,3 +195,17 @@ async fn a_clock_that_is_set_takes_no_lease_away_and_makes_none_last_for_ever() 
     assert_eq!(taken.identity.cid, lease.identity.cid);
     assert!(taken.identity.token > lease.identity.token);
 }
+
+#[tokio::test]
+async fn a_lease_that_is_over_by_the_age_of_the_data_is_not_renewed_before_anybody_takes_it() {
+    const HOUR_US: i64 = 3_600_000_000;
+    let Some(Shared(redis)) = settled().await else { return };
+    // Its clock may step further than a lease lasts.
+    let one = store(&redis, 1);
+    let (renewed, released) = (one.acquire("a").await.unwrap(), store(&redis, 2));
+    let other = released.acquire("b").await.unwrap();
+    set_clock(&redis, HOUR_US).await;
+    assert!(Instant::now() < renewed.expires.min(other.expires), "their holders believe in them");
+    assert_eq!(renew(&one, &renewed).await, Renewal::Lost);
+    assert_eq!(released.release(&other.identity).await.unwrap(), Release::NotHeld);
+}

@@ -242,12 +242,17 @@ fn close_the_rest() -> Result<(), Errno> {
 }
 
 /// Ignored signals stay ignored across an exec, and the runtime ignores SIGPIPE. The mask is emptied last.
+///
+/// By the system call itself: libc keeps two signals to itself, and musl takes a lock for another.
 fn default_signals() {
-    // SAFETY: dispositions and mask of a child that has no other thread. SIGABRT is left out because musl takes
-    // a lock for it; nothing of ours ignores it.
+    /// `struct sigaction` of the kernel, at its longest: all zero is the default disposition.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const SIGNALS: libc::c_int = 64;
+    // SAFETY: dispositions and mask of a child that has no other thread; the set is a plain value.
     unsafe {
-        for number in (1..=libc::SIGRTMAX()).filter(|number| *number != libc::SIGABRT) {
-            libc::signal(number, libc::SIG_DFL);
+        for number in 1..=SIGNALS {
+            let none: *mut u64 = ptr::null_mut();
+            libc::syscall(libc::SYS_rt_sigaction, number, DEFAULT.as_ptr(), none, 8usize);
         }
         let mut none = mem::zeroed();
         libc::sigemptyset(&mut none);

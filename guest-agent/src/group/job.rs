@@ -113,7 +113,7 @@ impl Group {
         empty(&self.dir).await
     }
 
-    /// Removes it. It must be empty. Cancel safe: it stays.
+    /// Removes it. It must be empty. Cancel safe.
     pub(crate) async fn remove(self) {
         for _ in 0..REMOVE_TRIES {
             if std::fs::remove_dir(&self.path).is_ok() {
@@ -121,6 +121,13 @@ impl Group {
             }
             tokio::time::sleep(LOOK_AGAIN.1).await;
         }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Removed already, or the agent is about to end.
+        let _ = std::fs::remove_dir(&self.path);
     }
 }
 

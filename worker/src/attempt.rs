@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use hearth_pool::pool::{Claim, ClaimError, Lane as PoolLane, Loss};
+use hearth_pool::{
+    pool::{Claim, ClaimError, Lane as PoolLane, Loss},
+    session::SessionError,
+};
 use hearth_schemas::{
     job::Lane,
     result::{JobResult, Millis, Step},
@@ -12,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::{
     admit::Job,
     dispose::Suspect,
-    execute::{Executed, execute},
+    execute::{Executed, StepFailure, execute},
     finish::{self, Circumstances},
     handle::Service,
     ledger::{Beat, FailedAttempt, HEARTBEAT_EVERY, Ledger, Token, unix_ms},
@@ -58,23 +61,29 @@ pub async fn attempt<L: Ledger, S>(
 
 /// Keeps the token alive, and stops the job when it is cancelled or due. Returns when the job is lost.
 async fn supervise<L: Ledger>(ledger: &L, token: &Token, stopper: &Stopper, deadline: Instant) {
+    // Apart from the heartbeat, which may hang as long as its ledger does.
+    let due = async {
+        tokio::time::sleep_until(deadline).await;
+        stopper.stop(StopReason::Deadline);
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = due => {}
+        () = lost(ledger, token, stopper) => {}
+    }
+}
+
+/// Speaks for the token until it is no longer ours.
+async fn lost<L: Ledger>(ledger: &L, token: &Token, stopper: &Stopper) {
     let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let due = tokio::time::sleep_until(deadline);
-    let mut due = std::pin::pin!(due);
-    let mut stopped = false;
     loop {
-        tokio::select! {
-            () = &mut due, if !stopped => {
-                stopped = true;
-                stopper.stop(StopReason::Deadline);
-            }
-            _ = beats.tick() => match ledger.heartbeat(token).await {
-                Ok(Beat::Ours) => {}
-                Ok(Beat::Cancelled) => stopper.stop(StopReason::Cancelled),
-                Ok(Beat::Lost) => return,
-                Err(error) => tracing::warn!(job = %token.key, %error, "heartbeat failed"),
-            },
+        beats.tick().await;
+        match ledger.heartbeat(token).await {
+            Ok(Beat::Ours) => {}
+            Ok(Beat::Cancelled) => stopper.stop(StopReason::Cancelled),
+            Ok(Beat::Lost) => return,
+            Err(error) => tracing::warn!(job = %token.key, %error, "heartbeat failed"),
         }
     }
 }
@@ -121,7 +130,7 @@ async fn run<L: Ledger, S>(
             _ => finish::finished(job, &circumstances, executed),
         })),
         Err(failure) => {
-            let suspect = suspect(&claim, failure.step).await;
+            let suspect = suspect(&claim, &failure).await;
             let failed =
                 failed(service.worker(), failure.step, chain(&failure.source), started.elapsed(), true);
             Attempted::Failed { failed, suspect }
@@ -138,14 +147,15 @@ fn lane(lane: Lane) -> PoolLane {
 }
 
 /// A VM that died by itself while it ran the job may have been killed by it.
-async fn suspect(claim: &Claim, step: Step) -> Suspect {
+async fn suspect(claim: &Claim, failure: &StepFailure) -> Suspect {
     /// The slot's task learns of a death a moment after its connection has broken.
     const NEWS_TRAVELS_IN: Duration = Duration::from_millis(500);
-    let lost = tokio::time::timeout(NEWS_TRAVELS_IN, claim.lost()).await;
-    match lost {
+    if failure.step != Step::Run || matches!(failure.source, SessionError::Fault { .. }) {
+        return Suspect::Us;
+    }
+    match tokio::time::timeout(NEWS_TRAVELS_IN, claim.lost()).await {
         Ok(Loss::LeaseAtRisk | Loss::Closing) => Suspect::Us,
-        _ if step == Step::Run => Suspect::Job,
-        _ => Suspect::Us,
+        _ => Suspect::Job,
     }
 }
 

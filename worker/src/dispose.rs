@@ -36,13 +36,17 @@ pub enum Decision {
 
 /// Decides after a failure. `history` ends with it.
 pub fn dispose(history: &[FailedAttempt], suspect: Suspect) -> Decision {
-    let counted = history.iter().filter(|failed| failed.counted).count();
-    let uncounted = history.len() - counted;
-    if suspect == Suspect::Job || counted >= COUNTED_MAX || uncounted >= UNCOUNTED_MAX {
+    if suspect == Suspect::Job || exhausted(history) {
         return Decision::GiveUp;
     }
     let doublings = u32::try_from(history.len().saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     Decision::Retry { after: BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX) }
+}
+
+/// Whether there have been as many attempts as there may be.
+pub fn exhausted(history: &[FailedAttempt]) -> bool {
+    let counted = history.iter().filter(|failed| failed.counted).count();
+    counted >= COUNTED_MAX || history.len() - counted >= UNCOUNTED_MAX
 }
 
 #[cfg(test)]

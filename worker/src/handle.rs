@@ -11,7 +11,7 @@ use crate::{
     admit::Job,
     attempt::{Attempted, attempt},
     crash::crash_point,
-    dispose::{Decision, dispose},
+    dispose::{Decision, dispose, exhausted},
     finish,
     intake::Intake,
     ledger::{Begun, Commit, Ledger, LedgerError, Token},
@@ -86,11 +86,16 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
         Err(error) => return ledger_away(receipt, &error).await,
     };
     crash_point!("begun");
+    if exhausted(&history) {
+        // Attempts whose workers fell silent are in the history too: a job that kills workers ends here.
+        let result = finish::infra_error(&job, service.worker(), &history);
+        return commit(service, &job, &token, result, properties, receipt).await;
+    }
     let result = match attempt(service, &job, &token, &history, cancelled, arrived).await {
         Attempted::Result(result) => *result,
         Attempted::Lost => {
-            tracing::warn!(job = %token.key, "another worker took the job over; this attempt is thrown away");
-            return settle(receipt, Settlement::Ack).await;
+            tracing::warn!(job = %token.key, "the job was taken over, or its ledger's data is gone; this attempt is thrown away");
+            return retry(receipt, LEDGER_PAUSE).await;
         }
         Attempted::Failed { failed, suspect } => {
             let all: Vec<_> = history.iter().cloned().chain([failed.clone()]).collect();
@@ -123,7 +128,8 @@ async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
     loop {
         match (service.ledger.commit(token, body.clone()).await, pauses.next()) {
             (Ok(Commit::Committed), _) => break,
-            (Ok(Commit::Lost), _) => return settle(receipt, Settlement::Ack).await,
+            // The next begin finds who has the job, or its result, or nothing.
+            (Ok(Commit::Lost), _) => return retry(receipt, LEDGER_PAUSE).await,
             (Err(_), Some(pause)) => tokio::time::sleep(pause).await,
             (Err(error), None) => return ledger_away(receipt, &error).await,
         }

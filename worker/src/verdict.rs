@@ -7,8 +7,8 @@ use hearth_schemas::{
 
 use crate::stop::StopReason;
 
-/// A command that used less than this share of its wall time as CPU time was waiting, not working.
-const IDLE_CPU_SHARE: u64 = 10;
+/// A command that used less than one part in this many of its wall time as CPU time was waiting, not working.
+const IDLE_CPU_SHARE: u64 = 5;
 
 /// What a command did. `None` when the agent said nothing that makes sense.
 pub fn judge(
@@ -106,7 +106,7 @@ mod tests {
     fn output_names_the_stream_and_wall_time_says_whether_it_was_spent_waiting() {
         let output = Exited { stdout_bytes: 11, ..exited(LimitHit::Output) };
         assert_eq!(judged(&output), (Verdict::OutputLimit, Some(Cause::Stdout)));
-        let usage = Usage { wall_us: 1_000_000, user_us: 99_000, ..Usage::default() };
+        let usage = Usage { wall_us: 1_000_000, user_us: 199_000, ..Usage::default() };
         let idle = Exited { usage: Some(usage), ..exited(LimitHit::Wall) };
         assert_eq!(judged(&idle), (Verdict::TimeLimit, Some(Cause::Idle)));
     }

@@ -1,0 +1,11 @@
+//! Real VMs for tests and `bench`: what this machine needs for them, snapshots, and a whole worker in this process.
+
+mod leftovers;
+mod machine;
+mod worker;
+
+pub use self::{
+    leftovers::Leftovers,
+    machine::{Machine, hearth},
+    worker::Worker,
+};

@@ -1,0 +1,131 @@
+//! A whole worker in this process, with real VMs.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use hearth_pool::{
+    guard::GuardCommand,
+    pool::{
+        Config, RuntimeSlots,
+        events::{Event, Farewell},
+    },
+    qemu::known_kvm,
+    snapshot::{HostFacts, Snapshot, host_facts},
+};
+use hearth_schemas::{manifest::Accelerator, result::JobResult};
+use hearth_worker::{
+    admit::{Offer, Terms},
+    embedded::{self, Submitter},
+    handle::Service,
+    intake::Intake,
+    ledger::MemoryLedger,
+    local::{Host, Local, warm_up},
+    service::serve,
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::{Leftovers, Machine, machine::program};
+
+/// How long everything of a closed worker may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// A worker with an embedded queue.
+pub struct Worker {
+    local: Local,
+    submitter: Submitter,
+    serving: JoinHandle<()>,
+    run_dir: TempDir,
+    _snapshots: Vec<Snapshot>,
+}
+
+impl Worker {
+    /// Bakes what is missing and opens a pool with this many slots for each runtime.
+    pub async fn open(machine: &Machine, runtimes: &[(&str, u32)]) -> Result<Self> {
+        for (runtime, _) in runtimes {
+            machine.baked(runtime)?;
+        }
+        let run_dir = Self::run_dir()?;
+        let host = Self::host(machine, run_dir.path().into()).await?;
+        let mut offers = BTreeMap::new();
+        let (mut slots, mut snapshots) = (Vec::new(), Vec::new());
+        for (runtime, count) in runtimes {
+            let snapshot = host.snapshot(runtime)?;
+            offers.insert((*runtime).to_owned(), Offer::from(&snapshot.manifest));
+            let warm_up = warm_up(&snapshot.manifest);
+            slots.push(RuntimeSlots { name: (*runtime).to_owned(), slots: *count, warm_up });
+            snapshots.push(snapshot);
+        }
+        let mut config = Config::new(slots);
+        config.observer = Some(Arc::new(|event| {
+            if let Event::Retired { slot, why, .. } = event
+                && !matches!(why, Farewell::Finished | Farewell::Closing)
+            {
+                eprintln!("{slot}: {why}");
+            }
+        }));
+        let local = Local::open(&host, config).await?;
+        let (submitter, source, sink) = embedded::queue(1000);
+        let service = Service {
+            ledger: MemoryLedger::default(),
+            sink,
+            pool: local.pool().clone(),
+            intake: Intake::embedded(Terms::new(offers), &host.worker),
+        };
+        let serving = tokio::spawn(serve(Arc::new(service), source, 64, std::future::pending()));
+        Ok(Self { local, submitter, serving, run_dir, _snapshots: snapshots })
+    }
+
+    /// A run directory in memory, with a path short enough for sockets.
+    pub fn run_dir() -> Result<TempDir> {
+        Ok(tempfile::Builder::new().prefix("hearth-").tempdir_in("/dev/shm")?)
+    }
+
+    /// This host, with the guard of the `hearth` command.
+    pub async fn host(machine: &Machine, run_dir: PathBuf) -> Result<Host> {
+        let qemu = program("qemu-system-x86_64")?;
+        let facts = host_facts(&qemu, Accelerator::Tcg).await?;
+        let accelerator =
+            known_kvm(&machine.data, &facts).map_or(Accelerator::Tcg, |known| known.accelerator());
+        let facts = HostFacts { accelerator, ..facts };
+        Ok(Host {
+            data_dir: machine.data.clone(),
+            run_dir,
+            qemu,
+            vsock_daemon: program("vhost-device-vsock")?,
+            guard: GuardCommand { program: machine.hearth.clone(), arguments: vec!["guard".into()] },
+            worker: format!("tests-{}", std::process::id()),
+            facts,
+        })
+    }
+
+    /// The pool, for tests below the job.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// Where its VMs are.
+    pub fn path(&self) -> &std::path::Path {
+        self.run_dir.path()
+    }
+
+    /// Runs one job.
+    pub async fn run(&self, job: &serde_json::Value) -> Result<JobResult> {
+        let answer = self.submitter.submit(serde_json::to_vec(job)?.into(), None).await?;
+        serde_json::from_slice(&answer).context("the result is no result")
+    }
+
+    /// Closes the worker and makes sure that nothing of it is left.
+    ///
+    /// # Errors
+    /// A slot did not close, or something is left.
+    pub async fn close(self) -> Result<()> {
+        let Self { local, submitter, serving, run_dir, .. } = self;
+        drop(submitter);
+        serving.await?;
+        local.close(Duration::from_secs(10)).await?;
+        let left = Leftovers::within(run_dir.path(), GONE_WITHIN);
+        ensure!(left == Leftovers::default(), "left behind: {left:#?}");
+        Ok(())
+    }
+}

@@ -9,7 +9,8 @@ fmt() { cargo fmt --all --check; }
 clippy() { cargo clippy --workspace --all-targets --all-features -- -D warnings; }
 agent() { deploy/build-agent.sh "${HEARTH_AGENT:-}"; }
 build() { cargo build --release --package hearth-worker; }
-tests() { cargo test --workspace --all-features; }
+# Here a real VM that cannot be had is a failure, not a skipped test.
+tests() { HEARTH_REQUIRE_REAL=1 cargo test --workspace --all-features --no-fail-fast; }
 deny() {
   cargo deny --log-level error check bans licenses sources || return 1
   # The advisory database lives on a host of its own, which not every network reaches.

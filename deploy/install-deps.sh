@@ -26,6 +26,7 @@ want mke2fs e2fsprogs
 want xz xz-utils
 want depmod kmod
 want unshare util-linux
+if [ "${1:-}" = test ]; then want redis-server redis-server; fi # the tests start servers of their own on free ports
 has cc || { say 'a C linker is missing (packages gcc, libc6-dev)'; packages+=(gcc libc6-dev); }
 
 qemu_version() { qemu-system-x86_64 --version 2>/dev/null | sed -n '1s/.*version \([0-9.]*\).*/\1/p'; }

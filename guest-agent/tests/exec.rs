@@ -55,6 +55,21 @@ async fn signals_are_as_a_new_process_expects_them() {
 }
 
 #[tokio::test]
+async fn a_job_gets_no_socket_but_a_local_one_and_no_new_rights() {
+    let agent = Agent::start().await;
+    let client = agent.client().await;
+    // AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK.
+    let script = "for my $family (1, 2, 10, 16, 40) { print socket(my $s, $family, $family == 16 ? 3 : 1, 0) ? 'open' : 0 + $!, ' ' }";
+    let ran = client.run(command(&["perl", "-e", script])).await;
+    assert_eq!(text(&ran.unwrap().stdout), "open 97 97 97 97", "97 is EAFNOSUPPORT");
+    let ran = client.sh("grep -E 'NoNewPrivs|^Seccomp:' /proc/self/status").await;
+    assert_eq!(text(&ran.stdout), "NoNewPrivs:\t1\nSeccomp:\t2");
+    let as_root = Exec { user: User::Root.into(), ..sh("grep -E 'NoNewPrivs|^Seccomp:' /proc/self/status") };
+    let ran = client.run(as_root).await.unwrap();
+    assert_eq!(text(&ran.stdout), "NoNewPrivs:\t0\nSeccomp:\t0", "a warm-up is not a job");
+}
+
+#[tokio::test]
 async fn exit_codes_and_usage_are_told() {
     let agent = Agent::start().await;
     let client = agent.client().await;

@@ -1,5 +1,6 @@
 //! Runs one command: in a cgroup of its own, within limits, until its whole tree is gone.
 
+mod confine;
 mod limits;
 mod output;
 mod plan;
@@ -140,6 +141,7 @@ async fn in_group(
         stdio,
         group: group.dir(),
         user: agent.ids_of(plan.user),
+        confined: plan.user == User::Job,
         cpu_seconds: plan.limits.cpu_backstop_seconds(),
     })
     .map_err(ExecError::Launch)?;

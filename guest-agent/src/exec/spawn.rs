@@ -21,6 +21,8 @@ use rustix::{
     process::{Gid, Pid, Resource, Rlimit, Signal, Uid},
 };
 
+use super::confine::confine;
+
 /// Open files of a command: as many as common tools expect, and what it may raise that to.
 const OPEN_FILES: (u64, u64) = (1024, 16_384);
 /// Of linux/sched.h; libc's has too narrow a type.
@@ -39,8 +41,10 @@ pub(super) struct Launch<'a> {
     pub(super) stdio: [OwnedFd; 3],
     /// Directory of its cgroup.
     pub(super) group: BorrowedFd<'a>,
-    /// Whom to become, giving up every privilege for good. `None`: stays what the agent is.
+    /// Whom to become. `None`: stays what the agent is.
     pub(super) user: Option<(Uid, Gid)>,
+    /// Whether it gives up what no job may have, for good.
+    pub(super) confined: bool,
     /// A backstop should the agent not get to run: CPU seconds of each process.
     pub(super) cpu_seconds: Option<u64>,
 }
@@ -155,7 +159,7 @@ fn result_of(returned: i64) -> Result<Option<Pid>, Errno> {
     }
 }
 
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
@@ -206,12 +210,15 @@ fn become_command(
         check(rustix::thread::set_thread_groups(&[]))?;
         check(rustix::thread::set_thread_res_gid(gid, gid, gid))?;
         check(rustix::thread::set_thread_res_uid(uid, uid, uid))?;
-        check(rustix::thread::set_no_new_privs(true))?;
     }
     // After the change of user, which would clear it. Pointless under PID 1, whose end is the machine's.
     check(rustix::process::set_parent_process_death_signal(Some(Signal::KILL)))?;
     check(close_the_rest())?;
     default_signals();
+    if launch.confined {
+        check(rustix::thread::set_no_new_privs(true))?;
+        check(confine())?;
+    }
     Err(Refused::Exec(execute(launch.programs, argv, env)))
 }
 

@@ -1,5 +1,6 @@
 //! Runs one command: in a cgroup of its own, within limits, until its whole tree is gone.
 
+mod child;
 mod confine;
 mod limits;
 mod output;

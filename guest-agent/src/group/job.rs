@@ -132,10 +132,13 @@ impl Drop for Group {
 }
 
 fn kill(dir: &File) {
-    if files::write(dir, "cgroup.kill", "1").is_ok() {
-        return;
+    if files::write(dir, "cgroup.kill", "1").is_err() {
+        kill_each(dir);
     }
-    // Before Linux 5.14: one by one. A tree that forks faster than this loop is killed by a later round.
+}
+
+/// Before Linux 5.14: one by one. A tree that forks faster than this is killed by a later round.
+fn kill_each(dir: &File) {
     let Ok(list) = files::open(dir, "cgroup.procs") else { return };
     let pids = files::read(list.as_fd());
     for pid in pids.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
@@ -153,4 +156,31 @@ pub(super) async fn empty(dir: &File) -> Result<(), GroupError> {
         pause = (pause * 2).min(longest);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::Groups;
+
+    #[tokio::test]
+    async fn without_a_kill_file_processes_are_killed_one_by_one() {
+        let groups = Groups::on_host("hearth-kill-test").unwrap();
+        let group = groups.create(&Bounds::default()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        files::write(group.dir(), "cgroup.procs", &child.id().to_string()).unwrap();
+        kill_each(&group.dir);
+        // The cgroup tells of its end; another test's reaper may have been told by the kernel.
+        let events = files::open(&group.dir, "cgroup.events").unwrap();
+        let empty = async {
+            while files::value_of(&files::read(events.as_fd()), "populated") != Some(0) {
+                tokio::time::sleep(LOOK_AGAIN.0).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), empty).await.expect("it is killed");
+        let _ = child.wait();
+        let path = group.path.clone();
+        group.remove().await;
+        assert!(!path.exists());
+    }
 }

@@ -58,11 +58,11 @@ impl Groups {
     }
 
     /// A directory below this process's own cgroup, wherever it is mounted. Nothing outside of it is changed.
-    pub(crate) fn on_host() -> Result<Self, GroupError> {
+    pub(crate) fn on_host(name: &str) -> Result<Self, GroupError> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let base = own_cgroup(&mounts, &own).ok_or(GroupError::NoHierarchy)?;
-        let parent = base.join(format!("hearth-agent.{}", std::process::id()));
+        let parent = base.join(format!("{name}.{}", std::process::id()));
         files::make_dir(&parent)?;
         let dir = files::open_dir(&parent)?;
         let available = files::open(&dir, "cgroup.controllers")?;

@@ -1,6 +1,8 @@
 //! Who may talk to the agent, and on what: the host by vsock and by the serial channel of a VM, or whoever may
 //! open a Unix socket on a host.
 
+mod serial;
+
 use std::{
     future::Future,
     io,
@@ -24,7 +26,6 @@ use crate::{
     args::Arguments,
     console::{Chain, say},
     group::{GroupError, Groups},
-    pipe::{Line, LineState, Tty},
     reaper::Reaper,
     session,
     tree::Tree,
@@ -36,8 +37,6 @@ const SESSIONS_MAX: usize = 16;
 const HELLO_MAX: Duration = Duration::from_secs(10);
 /// After a failure to accept or to open, before trying again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Between two sessions on the serial channel; the port keeps what arrives meanwhile.
-const SERIAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why an agent on a host does not run.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +81,7 @@ pub fn on_host(arguments: Arguments) -> Result<(), ServeError> {
         let reaper = Reaper::start().map_err(start)?;
         let tree = Tree::open(&arguments.tree, None);
         let tree = tree.map_err(|source| ServeError::Tree { path: arguments.tree.clone(), source })?;
-        let agent = Arc::new(Agent::new(Place::Host, reaper, Groups::on_host()?, tree));
+        let agent = Arc::new(Agent::new(Place::Host, reaper, Groups::on_host("hearth-agent")?, tree));
         let listener = UnixListener::bind(&arguments.unix)
             .map_err(|source| ServeError::Listen { path: arguments.unix.clone(), source })?;
         let mut terminate = signal(SignalKind::terminate()).map_err(start)?;
@@ -107,7 +106,7 @@ pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
 /// Serves the host for as long as the machine lives.
 pub(crate) async fn in_guest(agent: Arc<Agent>, channel: Option<&Path>) {
     if let Some(path) = channel {
-        tokio::spawn(serial(agent.clone(), path.to_owned()));
+        tokio::spawn(serial::serve(agent.clone(), path.to_owned()));
     }
     loop {
         match VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT)) {
@@ -149,27 +148,5 @@ where
                 tokio::time::sleep(PAUSE).await;
             }
         }
-    }
-}
-
-/// Serves the serial channel, one session after the other.
-async fn serial(agent: Arc<Agent>, path: PathBuf) {
-    let tty = match Tty::open(&path) {
-        Ok(tty) => tty,
-        Err(error) => return say(&format_args!("no serial channel: {error}")),
-    };
-    let mut before = Vec::new();
-    loop {
-        let port = match tty.pipe() {
-            Ok(port) => port,
-            Err(error) => return say(&format_args!("serial channel lost: {error}")),
-        };
-        let state = LineState::default();
-        let line = Line::new(port, std::mem::take(&mut before), state.clone());
-        session::serve(&agent, line, None).await;
-        state.cut();
-        before = state.left_over();
-        // A line that is broken for good fails at once, again and again.
-        tokio::time::sleep(SERIAL_PAUSE).await;
     }
 }

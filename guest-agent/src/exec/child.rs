@@ -1,0 +1,133 @@
+//! What a new process does between its clone and its exec.
+//!
+//! It shares no memory with anybody, but was copied from a process that may have had other threads. So it makes
+//! system calls and nothing else: no allocation, no locks, no libc that keeps state.
+
+#![allow(unsafe_code, reason = "execve and signal dispositions have no safe form")]
+
+use std::{
+    convert::Infallible,
+    ffi::{CStr, CString},
+    mem,
+    os::fd::BorrowedFd,
+    ptr,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    process::{Resource, Rlimit, Signal},
+};
+
+use super::{
+    confine::confine,
+    spawn::{Launch, Refused, last_errno},
+};
+
+/// Open files of a command: as many as common tools expect, and what it may raise that to.
+const OPEN_FILES: (u64, u64) = (1024, 16_384);
+
+/// Everything from the clone to the exec, in the child.
+pub(super) fn become_command(
+    launch: &Launch<'_>,
+    procs: Option<BorrowedFd<'_>>,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+) -> Result<Infallible, Refused> {
+    let mut step = 0;
+    let mut check = |outcome: Result<(), Errno>| {
+        step += 1;
+        outcome.map_err(|errno| Refused::Setup(step, errno))
+    };
+    if let Some(procs) = procs {
+        check(rustix::io::write(procs, b"0").map(drop))?;
+    }
+    check(rustix::process::setsid().map(drop))?;
+    let [stdin, stdout, stderr] = &launch.stdio;
+    check(rustix::stdio::dup2_stdin(stdin))?;
+    check(rustix::stdio::dup2_stdout(stdout))?;
+    check(rustix::stdio::dup2_stderr(stderr))?;
+    check(rustix::process::fchdir(launch.cwd))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    check(killable_by_oom())?;
+    check(limit(Resource::Core, 0, 0))?;
+    check(limit(Resource::Nofile, OPEN_FILES.0, OPEN_FILES.1))?;
+    if let Some(seconds) = launch.cpu_seconds {
+        check(limit(Resource::Cpu, seconds, seconds.saturating_add(1)))?;
+    }
+    if let Some((uid, gid)) = launch.user {
+        check(rustix::thread::set_thread_groups(&[]))?;
+        check(rustix::thread::set_thread_res_gid(gid, gid, gid))?;
+        check(rustix::thread::set_thread_res_uid(uid, uid, uid))?;
+    }
+    // After the change of user, which would clear it. Pointless under PID 1, whose end is the machine's.
+    check(rustix::process::set_parent_process_death_signal(Some(Signal::KILL)))?;
+    check(close_the_rest())?;
+    default_signals();
+    if launch.confined {
+        check(rustix::thread::set_no_new_privs(true))?;
+        check(confine())?;
+    }
+    Err(Refused::Exec(execute(launch.programs, argv, env)))
+}
+
+/// The agent is exempt from the OOM killer, and what it starts would inherit that.
+fn killable_by_oom() -> Result<(), Errno> {
+    let file =
+        rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(file, b"0").map(drop)
+}
+
+/// Lowers a limit; never beyond what this process itself may have.
+fn limit(resource: Resource, soft: u64, hard: u64) -> Result<(), Errno> {
+    let own = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let limit = Rlimit { current: Some(soft.min(own)), maximum: Some(hard.min(own)) };
+    rustix::process::setrlimit(resource, limit)
+}
+
+/// Everything but 0, 1 and 2 is closed by the exec; until then the report's pipe stays open.
+fn close_the_rest() -> Result<(), Errno> {
+    // SAFETY: only marks descriptors.
+    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    // Before Linux 5.11: everything that the agent opens is marked anyway.
+    if marked == 0 || matches!(last_errno(), Errno::NOSYS | Errno::INVAL) {
+        Ok(())
+    } else {
+        Err(last_errno())
+    }
+}
+
+/// Ignored signals stay ignored across an exec, and the runtime ignores SIGPIPE. The mask is emptied last.
+///
+/// By the system call itself: libc keeps two signals to itself, and musl takes a lock for another.
+fn default_signals() {
+    /// `struct sigaction` of the kernel, at its longest: all zero is the default disposition.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const SIGNALS: libc::c_int = 64;
+    // SAFETY: dispositions and mask of a child that has no other thread; the set is a plain value.
+    unsafe {
+        for number in 1..=SIGNALS {
+            let none: *mut u64 = ptr::null_mut();
+            libc::syscall(libc::SYS_rt_sigaction, number, DEFAULT.as_ptr(), none, 8usize);
+        }
+        let mut none = mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, ptr::null_mut());
+    }
+}
+
+/// Tries the paths in order, like execvp(3) but without a shell for what is not executable.
+fn execute(programs: &[CString], argv: &[*const libc::c_char], env: &[*const libc::c_char]) -> Errno {
+    let mut why = Errno::NOENT;
+    for program in programs {
+        let program: &CStr = program;
+        // SAFETY: both arrays end with a null pointer, and what they point to is alive.
+        unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+        match last_errno() {
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCESS => why = Errno::ACCESS,
+            other => return other,
+        }
+    }
+    why
+}

@@ -48,8 +48,11 @@ pub async fn attempt<L: Ledger, S>(
     arrived: Instant,
 ) -> Attempted {
     let (stopper, stop) = stop::channel();
+    let _entered = service.running.enter(&token.key, &stopper);
     if cancelled {
         stopper.stop(StopReason::Cancelled);
+    } else if Instant::now() >= arrived + job.deadline {
+        stopper.stop(StopReason::Deadline);
     }
     let attempt = history.iter().filter(|failed| failed.counted).count() as u32 + 1;
     let circumstances = Circumstances::new(service.worker(), attempt, arrived);
@@ -165,7 +168,7 @@ fn failed(worker: &str, step: Step, message: String, took: Duration, counted: bo
 }
 
 /// An error and its sources, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |error| error.source());
     sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
 }

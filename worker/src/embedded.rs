@@ -136,7 +136,7 @@ pub struct EmbeddedReceipt {
 
 impl Receipt for EmbeddedReceipt {
     async fn settle(mut self, settlement: Settlement) -> Settled {
-        if let Settlement::Retry { after } = settlement {
+        if let Settlement::Retry { after, .. } = settlement {
             tokio::time::sleep(after).await;
             return Settled::Taken; // dropping the receipt brings the delivery again
         }
@@ -187,7 +187,7 @@ mod tests {
         drop(first);
         let second = source.next().await.unwrap();
         assert!(second.properties.redelivered);
-        second.receipt.settle(Settlement::Retry { after: Duration::from_secs(5) }).await;
+        second.receipt.settle(Settlement::Retry { after: Duration::from_secs(5), elsewhere: false }).await;
         let third = source.next().await.unwrap();
         let publication = Publication {
             body: "result".into(),

@@ -9,7 +9,13 @@ use hearth_schemas::result::{
 };
 use tokio::time::Instant;
 
-use crate::{admit::Job, execute::Executed, ledger::FailedAttempt, stop::StopReason};
+use crate::{
+    admit::Job,
+    execute::Executed,
+    ledger::{FailedAttempt, JobKey},
+    route::Route,
+    stop::StopReason,
+};
 
 /// What a result says of the attempt that made it.
 #[derive(Clone, Debug)]
@@ -82,20 +88,19 @@ pub fn cut_short(executed: &Executed) -> bool {
     executed.stages.iter().any(|stage| cut(stage.run.cause))
 }
 
+/// The result of a job that the broker has given up on, for this reason.
+pub fn fallen(route: &Route, key: &JobKey, reason: &str, history: &[FailedAttempt]) -> JobResult {
+    let mut result = route.result(key, Status::InfraError, None);
+    let attempts = attempts(history);
+    result.attempt = attempts.len() as u32;
+    let message = format!("the broker gave the job up: {reason}");
+    result.infra_error = Some(InfraError { message, attempts });
+    result
+}
+
 /// The result of a job that we failed at.
 pub fn infra_error(job: &Job, worker: &str, history: &[FailedAttempt]) -> JobResult {
-    let counted = || history.iter().filter(|failed| failed.counted);
-    let attempts: Vec<_> = counted()
-        .zip(1..)
-        .map(|(failed, attempt)| Attempt {
-            attempt,
-            worker: failed.worker.clone(),
-            step: failed.step,
-            message: failed.message.clone(),
-            failed_unix_ms: failed.failed_unix_ms,
-            took_ms: failed.took_ms,
-        })
-        .collect();
+    let attempts = attempts(history);
     let message = history
         .last()
         .map_or_else(String::new, |failed| format!("{}: {}", failed.step.as_str(), failed.message));
@@ -104,6 +109,19 @@ pub fn infra_error(job: &Job, worker: &str, history: &[FailedAttempt]) -> JobRes
     result.infra_error = Some(InfraError { message, attempts });
     result.worker = Some(worker.to_owned());
     result
+}
+
+fn attempts(history: &[FailedAttempt]) -> Vec<Attempt> {
+    let counted = history.iter().filter(|failed| failed.counted);
+    let attempt = |(failed, attempt): (&FailedAttempt, u32)| Attempt {
+        attempt,
+        worker: failed.worker.clone(),
+        step: failed.step,
+        message: failed.message.clone(),
+        failed_unix_ms: failed.failed_unix_ms,
+        took_ms: failed.took_ms,
+    };
+    counted.zip(1..).map(attempt).collect()
 }
 
 /// The result of a job that cannot be taken for what the ledger knows.

@@ -14,8 +14,10 @@ use crate::{
     dispose::{Decision, dispose, exhausted},
     finish,
     intake::Intake,
-    ledger::{Begun, Commit, Ledger, LedgerError, Token},
+    ledger::{Begun, Commit, Ledger, LedgerError, Token, unix_ms},
+    route::registration,
     seams::{Delivery, Properties, Publication, Receipt, ResultSink, Settled, Settlement},
+    stop::Running,
 };
 
 /// Pauses between tries to publish; after the last the delivery comes again, and the result is in the ledger.
@@ -40,9 +42,16 @@ pub struct Service<L, S> {
     pub pool: Pool,
     /// What admission knows.
     pub intake: Intake,
+    /// The jobs that run here.
+    pub running: Running,
 }
 
 impl<L, S> Service<L, S> {
+    /// Puts a service together.
+    pub fn new(ledger: L, sink: S, pool: Pool, intake: Intake) -> Self {
+        Self { ledger, sink, pool, intake, running: Running::default() }
+    }
+
     /// This worker's name.
     pub fn worker(&self) -> &str {
         &self.intake.worker
@@ -64,13 +73,14 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
     delivery: Delivery<R>,
 ) -> Handled {
     let Delivery { body, properties, receipt } = delivery;
-    let arrived = Instant::now();
+    let arrived = sent(&properties);
     let job = match service.intake.job(&body, &properties, &ulid::Ulid::generate().to_string()) {
         Ok(job) => job,
         Err(refused) => return answer(service, &refused, properties, receipt).await,
     };
     crash_point!("before-begin");
-    let begun = service.ledger.begin(&job.key, &job.digest, service.worker()).await;
+    let registration = registration(&job, &properties);
+    let begun = service.ledger.begin_with(&job.key, &job.digest, service.worker(), &registration).await;
     let (token, history, cancelled) = match begun {
         Ok(Begun::Begun { token, history, cancelled }) => (token, history, cancelled),
         Ok(Begun::Held { lapses_in }) => return retry(receipt, lapses_in).await,
@@ -104,7 +114,7 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
                 Decision::Retry { after } => {
                     tracing::warn!(job = %token.key, step = failed.step.as_str(), error = failed.message, "attempt failed");
                     return match service.ledger.give_back(&token, failed).await {
-                        Ok(_) => retry(receipt, after).await,
+                        Ok(_) => settle(receipt, Settlement::Retry { after, elsewhere: true }).await,
                         Err(error) => ledger_away(receipt, &error).await,
                     };
                 }
@@ -112,6 +122,13 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
         }
     };
     commit(service, &job, &token, result, properties, receipt).await
+}
+
+/// When a message was sent, as far as our clock goes.
+fn sent(properties: &Properties) -> Instant {
+    let now = Instant::now();
+    let age = properties.sent_unix_ms.map_or(0, |sent| unix_ms().saturating_sub(sent));
+    now.checked_sub(Duration::from_millis(age)).unwrap_or(now)
 }
 
 /// Decides the result, then delivers it.
@@ -190,7 +207,7 @@ async fn settle(receipt: impl Receipt, settlement: Settlement) -> Handled {
 }
 
 async fn retry(receipt: impl Receipt, after: Duration) -> Handled {
-    settle(receipt, Settlement::Retry { after }).await
+    settle(receipt, Settlement::Retry { after, elsewhere: false }).await
 }
 
 async fn ledger_away(receipt: impl Receipt, error: &LedgerError) -> Handled {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use hearth_schemas::{
     job::{is_name, parse, probe},
-    result::{JobResult, Refusal, Status},
+    result::{JobResult, Refusal, RefusalCode, Status},
 };
 
 use crate::{
     admit::{Job, Producer, Terms, admit},
+    amqp::reply::ReplyRule,
     seams::Properties,
 };
 
@@ -26,12 +27,14 @@ pub struct Intake {
     pub trusted: Vec<String>,
     /// This worker's name.
     pub worker: String,
+    /// Where results may be sent. In one process, where that is no queue's name, there is no rule.
+    pub reply: Option<ReplyRule>,
 }
 
 impl Intake {
     /// Intake of a single process.
     pub fn embedded(terms: Terms, worker: &str) -> Self {
-        Self { terms, tenants: BTreeMap::new(), trusted: Vec::new(), worker: worker.into() }
+        Self { terms, tenants: BTreeMap::new(), trusted: Vec::new(), worker: worker.into(), reply: None }
     }
 
     /// Admits a message, or makes the result that refuses it. `new_id` is for a message that brings none.
@@ -46,8 +49,10 @@ impl Intake {
             tenant: tenant.map_or(DEFAULT_TENANT, String::as_str),
             may_name_tenant: properties.user_id.as_ref().is_none_or(|user| self.trusted.contains(user)),
         };
-        let admitted =
-            parse(body).map_err(Refusal::from).and_then(|request| admit(request, &self.terms, &producer));
+        let admitted = parse(body)
+            .map_err(Refusal::from)
+            .and_then(|request| admit(request, &self.terms, &producer))
+            .and_then(|job| self.reply_to(properties).map(|()| job));
         admitted.map_err(|refusal| {
             let seen = probe(body);
             let id = seen.id.as_deref().unwrap_or(fallback_id);
@@ -57,5 +62,19 @@ impl Intake {
             result.worker = Some(self.worker.clone());
             Box::new(result)
         })
+    }
+
+    /// Whether a result may go to this queue.
+    pub fn replies_to(&self, queue: &str) -> bool {
+        self.reply.as_ref().is_none_or(|rule| rule.check(queue).is_ok())
+    }
+
+    fn reply_to(&self, properties: &Properties) -> Result<(), Refusal> {
+        match (&self.reply, &properties.reply_to) {
+            (Some(rule), Some(queue)) => rule
+                .check(queue)
+                .map_err(|error| Refusal::new(RefusalCode::Invalid, "reply_to", error.to_string())),
+            _ => Ok(()),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The service: jobs in, results out. Knows nothing of CIDs or hypervisors.
 
 pub mod admit;
+pub mod amqp;
 mod attempt;
 mod crash;
 pub mod dispose;
@@ -11,6 +12,8 @@ pub mod handle;
 pub mod intake;
 pub mod ledger;
 pub mod local;
+pub mod reaper;
+pub mod route;
 pub mod seams;
 pub mod service;
 mod stop;

@@ -17,6 +17,8 @@ pub struct Properties {
     pub user_id: Option<String>,
     /// Whether it may have been delivered before.
     pub redelivered: bool,
+    /// When it was sent, in milliseconds since 1970: its deadline counts from there. Absent: from its arrival.
+    pub sent_unix_ms: Option<u64>,
 }
 
 /// A message from the broker.
@@ -39,6 +41,8 @@ pub enum Settlement {
     Retry {
         /// At least this long from now.
         after: Duration,
+        /// Whether this worker failed at it, so that another one should try.
+        elsewhere: bool,
     },
 }
 

@@ -1,7 +1,8 @@
 //! The loop of a worker: deliveries in, each handled by a task of its own.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use hearth_pool::{phase::Phase, pool::Phases};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
@@ -25,6 +26,8 @@ pub async fn serve<L, S, J>(
     let room = Arc::new(Semaphore::new(jobs_at_once));
     let mut jobs = JoinSet::new();
     let mut drain = std::pin::pin!(drain);
+    let mut phases = service.pool.phases();
+    phases.mark_changed();
     loop {
         let next = async {
             let permit = room.clone().acquire_owned().await.ok()?;
@@ -35,6 +38,12 @@ pub async fn serve<L, S, J>(
                 Some(next) => next,
                 None => break,
             },
+            Ok(()) = phases.changed() => {
+                for (runtime, jobs) in places(&phases.borrow_and_update()) {
+                    source.set_credit(&runtime, jobs);
+                }
+                continue;
+            }
             () = &mut drain => break,
             Some(_) = jobs.join_next() => continue,
         };
@@ -45,5 +54,17 @@ pub async fn serve<L, S, J>(
             handled
         });
     }
+    // Whatever it had fetched beyond this goes back, while what is under way ends.
+    drop(source);
     while jobs.join_next().await.is_some() {}
+}
+
+/// How many jobs of each runtime may be under way: one for each VM that waits for a job or has one.
+fn places(phases: &Phases) -> BTreeMap<String, usize> {
+    let mut places = BTreeMap::<_, usize>::new();
+    for (runtime, phase, count) in phases.iter() {
+        let place = if matches!(phase, Phase::Ready | Phase::Claimed) { count } else { 0 };
+        *places.entry(runtime.to_owned()).or_default() += usize::try_from(place).unwrap_or(usize::MAX);
+    }
+    places
 }

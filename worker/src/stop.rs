@@ -1,7 +1,14 @@
 //! How a running job is told to end early.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
 use hearth_schemas::result::{Cause, Status};
 use tokio::sync::watch;
+
+use crate::ledger::JobKey;
 
 /// Why a job ends before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +38,7 @@ impl StopReason {
 }
 
 /// The side that may stop a job.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Stopper(watch::Sender<Option<StopReason>>);
 
 /// The side that is stopped.
@@ -69,5 +76,45 @@ impl Stop {
             Some(reason) => reason,
             None => std::future::pending().await,
         }
+    }
+}
+
+/// The jobs that run here, so that a cancel reaches them at once and not with the next heartbeat.
+#[derive(Clone, Debug, Default)]
+pub struct Running(Arc<Mutex<HashMap<JobKey, Stopper>>>);
+
+impl Running {
+    fn jobs(&self) -> MutexGuard<'_, HashMap<JobKey, Stopper>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a job until the guard is dropped.
+    pub(crate) fn enter(&self, key: &JobKey, stopper: &Stopper) -> Entered {
+        self.jobs().insert(key.clone(), stopper.clone());
+        Entered { running: self.clone(), key: key.clone() }
+    }
+
+    /// Stops a job, if it runs here.
+    pub(crate) fn stop(&self, key: &JobKey, reason: StopReason) -> bool {
+        let jobs = self.jobs();
+        jobs.get(key).inspect(|stopper| stopper.stop(reason)).is_some()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.jobs().len()
+    }
+}
+
+/// A job that runs here.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    running: Running,
+    key: JobKey,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.running.jobs().remove(&self.key);
     }
 }

@@ -66,12 +66,8 @@ impl Worker {
         }));
         let local = Local::open(&host, config).await?;
         let (submitter, source, sink) = embedded::queue(1000);
-        let service = Service {
-            ledger: MemoryLedger::default(),
-            sink,
-            pool: local.pool().clone(),
-            intake: Intake::embedded(Terms::new(offers), &host.worker),
-        };
+        let intake = Intake::embedded(Terms::new(offers), &host.worker);
+        let service = Service::new(MemoryLedger::default(), sink, local.pool().clone(), intake);
         let serving = tokio::spawn(serve(Arc::new(service), source, 64, std::future::pending()));
         Ok(Self { local, submitter, serving, run_dir, _snapshots: snapshots })
     }

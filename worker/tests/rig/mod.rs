@@ -198,7 +198,7 @@ impl Rig {
             confirmed: Arc::default(),
             uncommitted: Arc::default(),
         };
-        let service = Arc::new(Service { ledger, sink, pool, intake: Intake::embedded(terms, "w1") });
+        let service = Arc::new(Service::new(ledger, sink, pool, Intake::embedded(terms, "w1")));
         Self { submitter: Some(submitter), source: Some(source), serving: None, service, hypervisor, runs }
     }
 

@@ -84,12 +84,8 @@ pub async fn execute(
 /// Puts the job through the service as any other.
 async fn submit(local: &Local, terms: Terms, submission: &Submission) -> Result<JobResult, Failure> {
     let (submitter, source, sink) = embedded::queue(1);
-    let service = Arc::new(Service {
-        ledger: MemoryLedger::default(),
-        sink,
-        pool: local.pool().clone(),
-        intake: Intake::embedded(terms, &submission.worker),
-    });
+    let intake = Intake::embedded(terms, &submission.worker);
+    let service = Arc::new(Service::new(MemoryLedger::default(), sink, local.pool().clone(), intake));
     let answer = submitter.submit(submission.body.clone(), Some(submission.id.clone()));
     let served = serve(service, source, 1, std::future::pending());
     let bytes = tokio::select! {

@@ -1,0 +1,218 @@
+//! What Hearth writes beside a message, and what it reads there.
+//!
+//! Headers that begin with `hearth-` are believed on run queues only, to which nobody but workers may publish.
+
+use hearth_schemas::job::is_name;
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldArray, FieldTable, LongString},
+};
+
+use super::declare::short;
+use crate::{ledger::unix_ms, seams::Properties};
+
+const OURS: &str = "hearth-";
+const SENT: &str = "hearth-sent-unix-ms";
+const USER: &str = "hearth-user";
+const REDELIVERED: &str = "hearth-redelivered";
+const AVOID: &str = "hearth-avoid";
+const AVOID_UNTIL: &str = "hearth-avoid-until-unix-ms";
+/// What the broker itself writes; a message that is published again starts without.
+const BROKERS: [&str; 6] = [
+    "x-death",
+    "x-delivery-count",
+    "x-acquired-count",
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+];
+
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A producer wrote it.
+    Intake,
+    /// A worker did.
+    Run,
+}
+
+/// Which workers should leave a job to others for a while.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Avoid {
+    /// Their names.
+    pub workers: Vec<String>,
+    /// Until when, in milliseconds since 1970.
+    pub until_unix_ms: u64,
+}
+
+impl Avoid {
+    /// Whether a worker should leave the job to others now.
+    pub fn includes(&self, worker: &str) -> bool {
+        self.until_unix_ms > unix_ms() && self.workers.iter().any(|name| name == worker)
+    }
+}
+
+/// Reads what stands beside a message.
+pub fn read(message: &BasicProperties, redelivered: bool, origin: Origin) -> (Properties, Avoid) {
+    let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(|text| text.to_string());
+    // AMQP's timestamps are seconds; some clients write milliseconds, which would be in the year 50000.
+    let stamp = message.timestamp().map(|stamp| if stamp > 100_000_000_000 { stamp } else { stamp * 1000 });
+    let mut properties = Properties {
+        message_id: text(message.message_id()).filter(|id| is_name(id)),
+        correlation_id: text(message.correlation_id()),
+        reply_to: text(message.reply_to()),
+        user_id: text(message.user_id()),
+        redelivered,
+        sent_unix_ms: stamp,
+    };
+    let mut avoid = Avoid::default();
+    if let (Origin::Run, Some(headers)) = (origin, message.headers()) {
+        let headers = headers.inner();
+        let number = |name: &str| headers.get(name).and_then(number);
+        properties.sent_unix_ms = number(SENT).or(properties.sent_unix_ms);
+        properties.user_id = headers.get(USER).and_then(string);
+        properties.redelivered |= matches!(headers.get(REDELIVERED), Some(AMQPValue::Boolean(true)));
+        avoid.until_unix_ms = number(AVOID_UNTIL).unwrap_or(0);
+        if let Some(AMQPValue::FieldArray(workers)) = headers.get(AVOID) {
+            avoid.workers = workers.as_slice().iter().filter_map(string).collect();
+        }
+    }
+    (properties, avoid)
+}
+
+/// What goes beside a message that is published again, to a run queue. `user_id` cannot stay: the broker lets nobody
+/// publish in another user's name. Nor can `expiration`: deadlines are the ledger's.
+pub fn parked(
+    message: &BasicProperties,
+    properties: &Properties,
+    id: &str,
+    avoid: &Avoid,
+) -> BasicProperties {
+    let mut headers = kept(message);
+    let sent = properties.sent_unix_ms.unwrap_or_else(unix_ms);
+    headers.insert(SENT.into(), AMQPValue::LongLongInt(i64::try_from(sent).unwrap_or(i64::MAX)));
+    if let Some(user) = &properties.user_id {
+        headers.insert(USER.into(), long(user));
+    }
+    if properties.redelivered {
+        headers.insert(REDELIVERED.into(), AMQPValue::Boolean(true));
+    }
+    if !avoid.workers.is_empty() {
+        let workers: Vec<_> = avoid.workers.iter().map(|worker| long(worker)).collect();
+        headers.insert(AVOID.into(), AMQPValue::FieldArray(FieldArray::from(workers)));
+        let until = i64::try_from(avoid.until_unix_ms).unwrap_or(i64::MAX);
+        headers.insert(AVOID_UNTIL.into(), AMQPValue::LongLongInt(until));
+    }
+    copied(message).with_message_id(short(id)).with_headers(headers)
+}
+
+/// What goes beside a message that people shall look at: all that it had, and why it is there.
+pub fn dead(message: &BasicProperties, reason: &str, attempts: u32) -> BasicProperties {
+    let mut headers = kept(message);
+    headers.insert("hearth-reason".into(), long(reason));
+    headers.insert("hearth-attempts".into(), AMQPValue::LongUInt(attempts));
+    if let Some(user) = message.user_id() {
+        headers.insert(USER.into(), long(user.as_str()));
+    }
+    let properties = copied(message).with_headers(headers);
+    match message.message_id() {
+        Some(id) => properties.with_message_id(id.clone()),
+        None => properties,
+    }
+}
+
+/// Why the broker has given a message up, in its words: `delivery_limit`, `expired`, `rejected`, `maxlen`.
+pub fn fall_reason(message: &BasicProperties) -> Option<String> {
+    message.headers().as_ref()?.inner().get("x-first-death-reason").and_then(string)
+}
+
+/// Headers of the producer.
+fn kept(message: &BasicProperties) -> FieldTable {
+    let mut kept = FieldTable::default();
+    for (name, value) in message.headers().iter().flat_map(|headers| headers.inner()) {
+        if !name.as_str().starts_with(OURS) && !BROKERS.contains(&name.as_str()) {
+            kept.insert(name.clone(), value.clone());
+        }
+    }
+    kept
+}
+
+fn copied(message: &BasicProperties) -> BasicProperties {
+    let mut copy = BasicProperties::default();
+    if let Some(value) = message.content_type() {
+        copy = copy.with_content_type(value.clone());
+    }
+    if let Some(value) = message.correlation_id() {
+        copy = copy.with_correlation_id(value.clone());
+    }
+    if let Some(value) = message.reply_to() {
+        copy = copy.with_reply_to(value.clone());
+    }
+    if let Some(value) = message.timestamp() {
+        copy = copy.with_timestamp(*value);
+    }
+    if let Some(value) = message.app_id() {
+        copy = copy.with_app_id(value.clone());
+    }
+    copy
+}
+
+fn long(text: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(text))
+}
+
+fn string(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        _ => None,
+    }
+}
+
+fn number(value: &AMQPValue) -> Option<u64> {
+    match value {
+        AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::LongInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::LongUInt(number) => Some(u64::from(*number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> BasicProperties {
+        let mut headers = FieldTable::default();
+        headers.insert("traceparent".into(), long("00-1-2-01"));
+        headers.insert(USER.into(), long("root"));
+        headers.insert(SENT.into(), AMQPValue::LongLongInt(1));
+        headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(3));
+        BasicProperties::default()
+            .with_message_id("m-1".into())
+            .with_user_id("alice".into())
+            .with_reply_to("r".into())
+            .with_expiration("5".into())
+            .with_timestamp(1_700_000_000)
+            .with_headers(headers)
+    }
+
+    #[test]
+    fn a_producer_cannot_write_what_workers_write() {
+        let (properties, avoid) = read(&message(), false, Origin::Intake);
+        assert_eq!(properties.user_id.as_deref(), Some("alice"));
+        assert_eq!(properties.sent_unix_ms, Some(1_700_000_000_000));
+        assert_eq!(avoid, Avoid::default());
+    }
+
+    #[test]
+    fn what_is_parked_reads_as_it_was() {
+        let (properties, _) = read(&message(), true, Origin::Intake);
+        let avoid = Avoid { workers: vec!["w1".into()], until_unix_ms: u64::MAX / 4 };
+        let parked = parked(&message(), &properties, "m-1", &avoid);
+        assert_eq!((parked.user_id(), parked.expiration()), (&None, &None));
+        assert_eq!(parked.headers().as_ref().unwrap().inner().len(), 6, "{:?}", parked.headers());
+        assert_eq!(read(&parked, false, Origin::Run), (properties, avoid.clone()));
+        assert!(avoid.includes("w1") && !avoid.includes("w2"));
+        assert!(!Avoid { until_unix_ms: 1, ..avoid }.includes("w1"));
+    }
+}

@@ -1,0 +1,154 @@
+//! A connection to a broker, with what one must know about it.
+//!
+//! lapin can reconnect by itself; we do not let it: its recovery brings messages again without saying so, and does not
+//! recover a closed channel at all. When anything breaks, the connection is dropped and a new one made.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use tokio::{sync::watch, task::AbortHandle, time::timeout};
+
+/// How long a connection may take to come up.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where the broker is, as `amqp://user:password@host:port/vhost`; `/` in a vhost is written `%2f`. Printed without
+/// the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint(String);
+
+impl Endpoint {
+    /// Checks the form of an address.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(url: &str) -> Result<Self, BadEndpoint> {
+        let uri: lapin::uri::AMQPUri = url.parse().map_err(|what| BadEndpoint { what })?;
+        if uri.scheme != lapin::uri::AMQPScheme::AMQP {
+            return Err(BadEndpoint { what: "only amqp:// is built in; put TLS before it".to_owned() });
+        }
+        Ok(Self(url.to_owned()))
+    }
+
+    /// The address with its password.
+    pub(crate) fn url(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.parse::<lapin::uri::AMQPUri>() {
+            Ok(uri) => write!(f, "amqp://{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost),
+            Err(_) => f.write_str("amqp://?"),
+        }
+    }
+}
+
+/// An address that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the address of a broker: {what}")]
+pub struct BadEndpoint {
+    what: String,
+}
+
+/// The broker cannot be reached, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// It did not answer in time.
+    #[error("{endpoint} did not answer within {CONNECT_LIMIT:?}")]
+    Timeout {
+        /// Where.
+        endpoint: Endpoint,
+    },
+    /// It refused, or the connection broke.
+    #[error("{endpoint}")]
+    Broker {
+        /// Where.
+        endpoint: Endpoint,
+        /// Why.
+        #[source]
+        source: lapin::Error,
+    },
+}
+
+/// A connection. Closed when dropped, once its channels are too.
+pub struct Link {
+    connection: Connection,
+    endpoint: Endpoint,
+    blocked: watch::Receiver<Option<String>>,
+    listener: AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+impl Link {
+    /// Connects. `purpose` is what operators see in the broker's list of connections. Cancel safe.
+    ///
+    /// # Errors
+    /// The broker does not answer or refuses us.
+    pub async fn open(endpoint: &Endpoint, purpose: &str) -> Result<Self, LinkError> {
+        let properties = ConnectionProperties::default().with_connection_name(purpose.into());
+        let connecting = timeout(CONNECT_LIMIT, Connection::connect(endpoint.url(), properties)).await;
+        let connection = connecting
+            .map_err(|_| LinkError::Timeout { endpoint: endpoint.clone() })?
+            .map_err(|source| LinkError::Broker { endpoint: endpoint.clone(), source })?;
+        let (news, blocked) = watch::channel(None);
+        let events = connection.events_listener();
+        let listener = tokio::spawn(async move {
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                match event {
+                    Event::ConnectionBlocked(reason) => {
+                        tracing::warn!(reason, "the broker takes no messages for now");
+                        news.send_replace(Some(reason));
+                    }
+                    Event::ConnectionUnblocked => {
+                        news.send_replace(None);
+                    }
+                    _ => {}
+                }
+            }
+        });
+        let listener = listener.abort_handle();
+        Ok(Self { connection, endpoint: endpoint.clone(), blocked, listener })
+    }
+
+    /// Opens a channel. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub async fn channel(&self) -> Result<Channel, LinkError> {
+        self.connection.create_channel().await.map_err(|source| self.error(source))
+    }
+
+    /// Puts an error of this connection into words.
+    pub fn error(&self, source: lapin::Error) -> LinkError {
+        LinkError::Broker { endpoint: self.endpoint.clone(), source }
+    }
+
+    /// Why the broker takes no messages from this connection, when it does not.
+    pub fn blocked(&self) -> &watch::Receiver<Option<String>> {
+        &self.blocked
+    }
+
+    /// Whether it is up, as far as is known.
+    pub fn is_up(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// Closes it and waits for the broker to know. What happens by itself when it is dropped, later.
+    pub async fn close(self) {
+        let _ = timeout(Duration::from_secs(2), self.connection.close(200, "done".into())).await;
+    }
+}

@@ -1,0 +1,13 @@
+//! RabbitMQ: where jobs come from and results go when there is more than one process.
+
+pub mod control;
+pub mod declare;
+pub mod headers;
+pub mod link;
+pub mod names;
+pub mod publisher;
+pub mod reply;
+pub mod sink;
+pub mod source;
+pub mod spool;
+pub mod topology;

@@ -1,0 +1,276 @@
+//! What the source asks of the service: who a message is for, a place to wait, an end without a run.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use hearth_schemas::{
+    job::{is_name, probe},
+    result::{Cause, Status},
+};
+use lapin::BasicProperties;
+use tokio::sync::mpsc;
+
+use crate::{
+    admit::Job,
+    amqp::{
+        control::{Control, RunQueue},
+        headers::{self, Avoid, Origin},
+        names::{Names, shard},
+        publisher::{Confirmed, NotPublished, Publisher},
+    },
+    attempt::chain,
+    finish,
+    handle::Service,
+    ledger::{Begun, Commit, JobKey, Ledger, LedgerError, Registered, Registration},
+    reaper,
+    route::{Route, registration},
+    seams::{Properties, Publication, ResultSink},
+};
+
+/// A message, whatever it was consumed from.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    pub body: Bytes,
+    pub raw: BasicProperties,
+    pub redelivered: bool,
+}
+
+/// A message that carries a job.
+#[derive(Clone, Debug)]
+pub(super) struct Slip {
+    pub message: Message,
+    pub properties: Properties,
+    pub avoid: Avoid,
+    pub key: JobKey,
+    pub digest: String,
+    pub registration: Registration,
+    pub queue: RunQueue,
+    /// Whether the id is the message's or the request's, and not one that we made up just now.
+    pub has_id: bool,
+}
+
+/// What a message is.
+#[derive(Debug)]
+pub(super) enum Reception {
+    /// A job.
+    Job(Box<Slip>),
+    /// Something that is answered with a refusal.
+    Refused(Properties),
+    /// Something that cannot even be refused, since nobody could tell whose refusal it is; why.
+    Nobody(String),
+}
+
+/// What came of parking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parked {
+    /// It is in its queue: acknowledge the message.
+    Parked,
+    /// It needs no VM: handle the message.
+    Decided,
+}
+
+/// Why a job is not parked. Try again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ParkError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    NotPublished(#[from] NotPublished),
+    #[error("the queue {queue} is not there")]
+    NoQueue { queue: String },
+}
+
+/// See the module. For one process, whatever its ledger and sink.
+pub(super) trait Office: Send + Sync + 'static {
+    fn receive(&self, message: Message, origin: Origin) -> Reception;
+    fn park<'a>(&'a self, slip: &'a Slip, avoid: &'a Avoid) -> BoxFuture<'a, Result<Parked, ParkError>>;
+    /// Puts a message where people look.
+    fn bury<'a>(
+        &'a self,
+        message: &'a Message,
+        reason: &'a str,
+        attempts: u32,
+    ) -> BoxFuture<'a, Result<(), ParkError>>;
+    /// Ends a job that the broker has given up on, and buries its message.
+    fn fallen<'a>(&'a self, message: &'a Message) -> BoxFuture<'a, Result<(), FallError>>;
+    fn cancel(&self, key: JobKey) -> BoxFuture<'_, ()>;
+    fn ring(&self, queues: Vec<RunQueue>) -> BoxFuture<'_, ()>;
+}
+
+/// A fallen message that is not dealt with yet.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FallError {
+    #[error("its job is held for another {0:?}")]
+    Held(Duration),
+    #[error(transparent)]
+    Park(#[from] ParkError),
+    #[error("its result was not published")]
+    Result(#[from] crate::seams::PublishError),
+}
+
+impl From<LedgerError> for FallError {
+    fn from(error: LedgerError) -> Self {
+        Self::Park(error.into())
+    }
+}
+
+/// The office of a service.
+pub(super) struct ServiceOffice<L, S> {
+    pub service: Arc<Service<L, S>>,
+    pub publisher: Publisher,
+    pub names: Names,
+    pub shards: u16,
+    pub bells: mpsc::Sender<RunQueue>,
+}
+
+impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
+    fn slip(&self, job: &Job, message: Message, properties: Properties, avoid: Avoid, has_id: bool) -> Slip {
+        let queue = RunQueue {
+            runtime: job.runtime.clone(),
+            lane: job.lane,
+            shard: shard(&job.key.tenant, self.shards),
+        };
+        let registration = registration(job, &properties);
+        let (key, digest) = (job.key.clone(), job.digest.clone());
+        Slip { message, properties, avoid, key, digest, registration, queue, has_id }
+    }
+
+    async fn park_slip(&self, slip: &Slip, avoid: &Avoid) -> Result<Parked, ParkError> {
+        let ledger = &self.service.ledger;
+        match ledger.register(&slip.key, &slip.digest, &slip.registration).await? {
+            Registered::Waiting { cancelled: false } | Registered::Held { .. } => {}
+            _ => return Ok(Parked::Decided),
+        }
+        let queue = self.names.run(&slip.queue.runtime, slip.queue.lane, slip.queue.shard);
+        let raw = headers::parked(&slip.message.raw, &slip.properties, &slip.key.id, avoid);
+        match self.publisher.publish("", &queue, raw, &slip.message.body).await? {
+            Confirmed::Routed => {
+                // Who is not told finds it all the same, a little later.
+                let _ = self.bells.try_send(slip.queue.clone());
+                Ok(Parked::Parked)
+            }
+            Confirmed::Unroutable => Err(ParkError::NoQueue { queue }),
+        }
+    }
+
+    async fn end_fallen(&self, message: &Message) -> Result<(), FallError> {
+        let reason = headers::fall_reason(&message.raw).unwrap_or_else(|| "unknown".to_owned());
+        // It may come from the intake or from a run queue: what only workers write is not believed.
+        let slip = match self.receive(message.clone(), Origin::Intake) {
+            Reception::Job(slip) => slip,
+            Reception::Refused(properties) => {
+                if let Err(result) = self.service.intake.job(&message.body, &properties, &new_id()) {
+                    let (tenant, id) = (result.tenant.clone(), result.id.clone());
+                    let body = finish::encode(&result);
+                    self.service.sink.publish(&Publication { body, tenant, id, properties }).await?;
+                }
+                return Ok(self.bury(message, &reason, 0).await?);
+            }
+            Reception::Nobody(why) => return Ok(self.bury(message, &why, 0).await?),
+        };
+        let worker = self.service.worker();
+        let begun =
+            self.service.ledger.begin_with(&slip.key, &slip.digest, worker, &slip.registration).await?;
+        let (body, attempts) = match begun {
+            Begun::Held { lapses_in } => return Err(FallError::Held(lapses_in)),
+            Begun::TenantBusy { .. } => return Err(FallError::Held(Duration::from_secs(1))),
+            Begun::Conflict => return Ok(self.bury(message, "id_conflict", 0).await?),
+            Begun::Committed(body) | Begun::Done(body) => (body, 0),
+            Begun::Begun { token, history, .. } => {
+                let route = Route::decode(&slip.registration.route);
+                let mut result = match reason.as_str() {
+                    "expired" => route.result(&slip.key, Status::Expired, Some(Cause::Deadline)),
+                    _ => finish::fallen(&route, &slip.key, &reason, &history),
+                };
+                result.worker = Some(worker.to_owned());
+                let attempts = u32::try_from(history.len()).unwrap_or(u32::MAX);
+                let body = finish::encode(&result);
+                match self.service.ledger.commit(&token, body.clone()).await? {
+                    Commit::Committed => (body, attempts),
+                    Commit::Lost => return Err(FallError::Held(Duration::from_secs(1))),
+                }
+            }
+        };
+        let route = Route::decode(&slip.registration.route);
+        self.service.sink.publish(&route.publication(&slip.key, body)).await?;
+        self.service.ledger.published(&slip.key).await?;
+        Ok(self.bury(message, &reason, attempts).await?)
+    }
+}
+
+impl<L: Ledger, S: ResultSink> Office for ServiceOffice<L, S> {
+    fn receive(&self, message: Message, origin: Origin) -> Reception {
+        let (properties, avoid) = headers::read(&message.raw, message.redelivered, origin);
+        let new_id = new_id();
+        match self.service.intake.job(&message.body, &properties, &new_id) {
+            Ok(job) => {
+                let has_id = job.key.id != new_id;
+                Reception::Job(Box::new(self.slip(&job, message, properties, avoid, has_id)))
+            }
+            Err(refused) => {
+                let named = properties.message_id.is_some()
+                    || probe(&message.body).id.is_some_and(|id| is_name(&id))
+                    || properties.correlation_id.is_some()
+                    || properties
+                        .reply_to
+                        .as_ref()
+                        .is_some_and(|queue| self.service.intake.replies_to(queue));
+                if named {
+                    return Reception::Refused(properties);
+                }
+                let why = refused.refusal.map_or_else(String::new, |refusal| refusal.message);
+                Reception::Nobody(format!("it has no id, nobody to tell, and is refused: {why}"))
+            }
+        }
+    }
+
+    fn park<'a>(&'a self, slip: &'a Slip, avoid: &'a Avoid) -> BoxFuture<'a, Result<Parked, ParkError>> {
+        self.park_slip(slip, avoid).boxed()
+    }
+
+    fn bury<'a>(
+        &'a self,
+        message: &'a Message,
+        reason: &'a str,
+        attempts: u32,
+    ) -> BoxFuture<'a, Result<(), ParkError>> {
+        async move {
+            let (raw, queue) = (headers::dead(&message.raw, reason, attempts), self.names.dead());
+            match self.publisher.publish("", &queue, raw, &message.body).await? {
+                Confirmed::Routed => Ok(()),
+                Confirmed::Unroutable => Err(ParkError::NoQueue { queue }),
+            }
+        }
+        .boxed()
+    }
+
+    fn fallen<'a>(&'a self, message: &'a Message) -> BoxFuture<'a, Result<(), FallError>> {
+        self.end_fallen(message).boxed()
+    }
+
+    fn cancel(&self, key: JobKey) -> BoxFuture<'_, ()> {
+        async move {
+            if let Err(error) = reaper::cancel(&self.service, &key).await {
+                tracing::warn!(job = %key, error = chain(&error), "a cancel may not have reached everybody");
+            }
+        }
+        .boxed()
+    }
+
+    fn ring(&self, queues: Vec<RunQueue>) -> BoxFuture<'_, ()> {
+        async move {
+            let bell = Control::Bell(queues).encode();
+            let rung =
+                self.publisher.publish(&self.names.control(), "", BasicProperties::default(), &bell).await;
+            if let Err(error) = rung {
+                tracing::debug!(error = chain(&error), "a bell was not heard");
+            }
+        }
+        .boxed()
+    }
+}
+
+fn new_id() -> String {
+    ulid::Ulid::generate().to_string()
+}

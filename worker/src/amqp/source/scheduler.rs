@@ -1,0 +1,211 @@
+//! Which queue the next free VM of a runtime looks at. Pure.
+
+use hearth_schemas::job::Lane;
+
+use crate::amqp::names::LANES;
+
+/// How often each lane goes first when all have jobs, unless configured otherwise: interactive, normal, batch.
+pub const WEIGHTS: [u32; 3] = [8, 4, 1];
+
+/// What is known of a runtime's run queues, and whose turn it is.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    lanes: [LaneState; 3],
+}
+
+#[derive(Clone, Debug)]
+struct LaneState {
+    weight: i64,
+    /// Smooth weighted round robin: grows by the weight while the lane has jobs, pays for a turn.
+    due: i64,
+    /// The shard whose turn is next.
+    next: usize,
+    shards: Vec<Shard>,
+}
+
+/// What is known of one queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shard {
+    /// Messages, about; unknown at first and once all that were known of are taken.
+    count: Option<u32>,
+    /// Somebody has been sent to look.
+    looking: bool,
+    /// A bell rang meanwhile.
+    rang: bool,
+}
+
+impl Scheduler {
+    /// Knows nothing yet. A weight of 0 counts as 1: no lane starves.
+    pub fn new(shards: u16, weights: [u32; 3]) -> Self {
+        let lane = |weight: u32| LaneState {
+            weight: i64::from(weight.max(1)),
+            due: 0,
+            next: 0,
+            shards: vec![Shard::default(); usize::from(shards.max(1))],
+        };
+        Self { lanes: weights.map(lane) }
+    }
+
+    /// The queue whose turn it is, of those that have jobs; one of its jobs counts as taken.
+    pub fn next(&mut self) -> Option<(Lane, u16)> {
+        let ready = |lane: &LaneState| lane.shards.iter().any(Shard::has_jobs);
+        let total: i64 = self.lanes.iter().filter(|lane| ready(lane)).map(|lane| lane.weight).sum();
+        for lane in self.lanes.iter_mut().filter(|lane| ready(lane)) {
+            lane.due += lane.weight;
+        }
+        let eligible = self.lanes.iter_mut().zip(LANES).filter(|(lane, _)| ready(lane));
+        // The first of equals, so the more urgent one.
+        let (lane, name) = eligible.rev().max_by_key(|(lane, _)| lane.due)?;
+        lane.due -= total;
+        Some((name, lane.take()?))
+    }
+
+    /// Queues of which too little is known. They count as being looked at from now on.
+    pub fn look_where_unknown(&mut self) -> Vec<(Lane, u16)> {
+        self.look_at(|shard| shard.count.is_none())
+    }
+
+    /// All queues, in case a bell was not heard.
+    pub fn look_everywhere(&mut self) -> Vec<(Lane, u16)> {
+        self.look_at(|_| true)
+    }
+
+    fn look_at(&mut self, which: impl Fn(&Shard) -> bool) -> Vec<(Lane, u16)> {
+        let mut found = Vec::new();
+        for (lane, name) in self.lanes.iter_mut().zip(LANES) {
+            for (shard, number) in lane.shards.iter_mut().zip(0..) {
+                if !shard.looking && which(shard) {
+                    shard.looking = true;
+                    found.push((name, number));
+                }
+            }
+        }
+        found
+    }
+
+    /// Somebody looked, and saw this many messages.
+    pub fn looked(&mut self, lane: Lane, shard: u16, count: u32) {
+        if let Some(shard) = self.shard(lane, shard) {
+            let count = count.max(u32::from(shard.rang));
+            *shard = Shard { count: Some(count), looking: false, rang: false };
+        }
+    }
+
+    /// Jobs were put there.
+    pub fn rang(&mut self, lane: Lane, shard: u16) {
+        if let Some(shard) = self.shard(lane, shard) {
+            shard.count = shard.count.map(|count| count.max(1));
+            shard.rang |= shard.looking;
+        }
+    }
+
+    /// A ticket found nothing.
+    pub fn empty(&mut self, lane: Lane, shard: u16) {
+        if let Some(shard) = self.shard(lane, shard) {
+            shard.count = Some(0);
+        }
+    }
+
+    /// Whether nobody waits, as far as is known: a job may go before those that might.
+    pub fn is_idle(&self) -> bool {
+        self.lanes.iter().flat_map(|lane| &lane.shards).all(|shard| shard.count == Some(0))
+    }
+
+    fn shard(&mut self, lane: Lane, shard: u16) -> Option<&mut Shard> {
+        let place = LANES.iter().position(|name| *name == lane)?;
+        self.lanes.get_mut(place)?.shards.get_mut(usize::from(shard))
+    }
+}
+
+impl Shard {
+    fn has_jobs(&self) -> bool {
+        self.count.is_some_and(|count| count > 0)
+    }
+}
+
+impl LaneState {
+    /// The next shard in turn that has jobs.
+    fn take(&mut self) -> Option<u16> {
+        let shards = self.shards.len();
+        let place = (self.next..self.next + shards)
+            .map(|place| place % shards.max(1))
+            .find(|place| self.shards.get(*place).is_some_and(Shard::has_jobs))?;
+        self.next = (place + 1) % shards;
+        let shard = self.shards.get_mut(place)?;
+        shard.count = shard.count.map(|count| count - 1).filter(|left| *left > 0);
+        u16::try_from(place).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn known(shards: u16, counts: impl Fn(Lane, u16) -> u32) -> Scheduler {
+        let mut scheduler = Scheduler::new(shards, WEIGHTS);
+        for (lane, shard) in scheduler.look_where_unknown() {
+            scheduler.looked(lane, shard, counts(lane, shard));
+        }
+        scheduler
+    }
+
+    #[test]
+    fn lanes_take_turns_by_weight_and_none_starves() {
+        let mut scheduler = known(2, |_, _| 100_000);
+        let mut turns = BTreeMap::new();
+        let mut last_batch = 0;
+        for turn in 1..=1300 {
+            let (lane, _) = scheduler.next().unwrap();
+            *turns.entry(lane).or_insert(0) += 1;
+            if lane == Lane::Batch {
+                assert!(turn - last_batch <= 13, "batch waits at most one round");
+                last_batch = turn;
+            }
+        }
+        assert_eq!(turns.into_values().collect::<Vec<_>>(), [800, 400, 100]);
+    }
+
+    #[test]
+    fn a_lane_alone_gets_every_turn() {
+        let mut scheduler = known(2, |lane, _| if lane == Lane::Batch { 50 } else { 0 });
+        for _ in 0..100 {
+            assert_eq!(scheduler.next().unwrap().0, Lane::Batch);
+        }
+        assert_eq!(scheduler.next(), None, "all that was known of is taken");
+        assert_eq!(scheduler.look_where_unknown().len(), 2);
+        assert!(!scheduler.is_idle(), "until somebody has looked");
+    }
+
+    #[test]
+    fn ten_jobs_of_one_tenant_do_not_wait_for_a_hundred_thousand_of_another() {
+        let mut scheduler = known(16, |lane, shard| match (lane, shard) {
+            (Lane::Normal, 3) => 100_000,
+            (Lane::Normal, 9) => 10,
+            _ => 0,
+        });
+        let turns: Vec<_> = (0..20).map(|_| scheduler.next().unwrap().1).collect();
+        assert_eq!(turns.iter().filter(|shard| **shard == 9).count(), 10, "{turns:?}");
+    }
+
+    #[test]
+    fn a_bell_is_heard_also_while_somebody_looks() {
+        let mut scheduler = known(1, |_, _| 0);
+        assert!(scheduler.is_idle());
+        assert_eq!(scheduler.next(), None);
+        scheduler.rang(Lane::Normal, 0);
+        assert!(!scheduler.is_idle());
+        assert_eq!(scheduler.next(), Some((Lane::Normal, 0)));
+        assert_eq!(scheduler.look_where_unknown(), [(Lane::Normal, 0)]);
+        assert_eq!(scheduler.look_where_unknown(), [], "one is on the way");
+        scheduler.rang(Lane::Normal, 0);
+        scheduler.looked(Lane::Normal, 0, 0);
+        assert_eq!(scheduler.next(), Some((Lane::Normal, 0)), "the look may have been before the bell");
+        scheduler.look_where_unknown();
+        scheduler.looked(Lane::Normal, 0, 0);
+        assert!(scheduler.is_idle());
+        assert_eq!(scheduler.look_everywhere().len(), 3);
+        scheduler.rang(Lane::Normal, 99);
+    }
+}

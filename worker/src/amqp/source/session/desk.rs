@@ -1,0 +1,152 @@
+//! What becomes of a message.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        office::{FallError, Message, ParkError, Parked, Reception, Slip},
+        receipt::{AmqpReceipt, PARK_PAUSE, ack, requeue},
+        scheduler::Scheduler,
+    },
+    Session, Work,
+};
+use crate::{
+    amqp::headers::Origin,
+    attempt::chain,
+    ledger::JobKey,
+    seams::{Delivery, Properties},
+};
+
+/// How long a job that another worker should run is kept from going back at once.
+const AVOID_PAUSE: Duration = Duration::from_millis(300);
+
+impl Session<'_> {
+    /// Decides about a message of the intake.
+    pub(super) fn came_in(&mut self, delivery: lapin::message::Delivery) {
+        let (message, acker) = message(delivery);
+        match self.shared.office.receive(message.clone(), Origin::Intake) {
+            Reception::Refused(properties) => self.hand_on_refused(message, properties, acker),
+            Reception::Nobody(why) => self.bury(message, acker, why),
+            Reception::Job(slip) => {
+                let Some(acker) = self.shared.adopt(&slip, acker) else { return };
+                let idle = self.schedulers.get(&slip.queue.runtime).is_none_or(Scheduler::is_idle);
+                if slip.has_id && idle && self.free(&slip.queue.runtime) > 0 {
+                    self.hand_on(slip, acker, true);
+                } else {
+                    self.park(slip, acker);
+                }
+            }
+        }
+    }
+
+    /// A ticket brought a message.
+    pub(super) fn fetched(&mut self, delivery: lapin::message::Delivery) {
+        let (message, acker) = message(delivery);
+        match self.shared.office.receive(message.clone(), Origin::Run) {
+            Reception::Refused(properties) => self.hand_on_refused(message, properties, acker),
+            Reception::Nobody(why) => self.bury(message, acker, why),
+            Reception::Job(slip) => {
+                let Some(acker) = self.shared.adopt(&slip, acker) else { return };
+                if self.others && slip.avoid.includes(&self.shared.worker) {
+                    let (office, queue) = (self.shared.office.clone(), slip.queue);
+                    self.push(async move {
+                        tokio::time::sleep(AVOID_PAUSE).await;
+                        requeue(&[acker]).await;
+                        office.ring(vec![queue]).await;
+                        Work::Done
+                    });
+                } else {
+                    self.hand_on(slip, acker, true);
+                }
+            }
+        }
+    }
+
+    pub(super) fn hand_on(&mut self, slip: Box<Slip>, acker: lapin::Acker, placed: bool) {
+        if slip.message.redelivered {
+            metrics::counter!("hearth_redelivered_total").increment(1);
+        }
+        let mut properties = slip.properties.clone();
+        properties.message_id.get_or_insert_with(|| slip.key.id.clone());
+        let body = slip.message.body.clone();
+        let held = self.shared.hold(acker, Some(slip), placed);
+        self.ready.push_back(Delivery { body, properties, receipt: AmqpReceipt::new(self.shared, held) });
+    }
+
+    pub(super) fn hand_on_refused(&mut self, message: Message, properties: Properties, acker: lapin::Acker) {
+        let held = self.shared.hold(acker, None, false);
+        let receipt = AmqpReceipt::new(self.shared, held);
+        self.ready.push_back(Delivery { body: message.body, properties, receipt });
+    }
+
+    pub(super) fn park(&self, slip: Box<Slip>, acker: lapin::Acker) {
+        let office = self.shared.office.clone();
+        self.push(async move {
+            loop {
+                match office.park(&slip, &slip.avoid).await {
+                    Ok(Parked::Parked) => break,
+                    Ok(Parked::Decided) => return Work::Decided(slip, acker),
+                    Err(error) if acker.usable() => not_yet(&slip.key, &error).await,
+                    Err(_) => break,
+                }
+            }
+            ack(&[acker]).await;
+            Work::Done
+        });
+    }
+
+    pub(super) fn bury(&self, message: Message, acker: lapin::Acker, why: String) {
+        let office = self.shared.office.clone();
+        self.push(async move {
+            while acker.usable() {
+                match office.bury(&message, &why, 0).await {
+                    Ok(()) => {
+                        ack(std::slice::from_ref(&acker)).await;
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::warn!(
+                            error = chain(&error),
+                            "a message is not in the queue of the dead yet"
+                        );
+                        tokio::time::sleep(PARK_PAUSE).await;
+                    }
+                }
+            }
+            Work::Done
+        });
+    }
+
+    pub(super) fn fell(&self, delivery: lapin::message::Delivery) {
+        let (message, acker) = message(delivery);
+        let office = self.shared.office.clone();
+        self.push(async move {
+            while acker.usable() {
+                let pause = match office.fallen(&message).await {
+                    Ok(()) => {
+                        metrics::counter!("hearth_fallen_total").increment(1);
+                        ack(std::slice::from_ref(&acker)).await;
+                        break;
+                    }
+                    Err(FallError::Held(lapses_in)) => lapses_in,
+                    Err(error) => {
+                        tracing::warn!(error = chain(&error), "a fallen job is not ended yet");
+                        PARK_PAUSE
+                    }
+                };
+                tokio::time::sleep(pause).await;
+            }
+            Work::Done
+        });
+    }
+}
+
+async fn not_yet(key: &JobKey, error: &ParkError) {
+    tracing::warn!(job = %key, error = chain(error), "not parked yet");
+    tokio::time::sleep(PARK_PAUSE).await;
+}
+
+fn message(delivery: lapin::message::Delivery) -> (Message, lapin::Acker) {
+    let lapin::message::Delivery { data, properties, redelivered, acker, .. } = delivery;
+    (Message { body: data.into(), raw: properties, redelivered }, acker)
+}

@@ -1,0 +1,129 @@
+//! Tickets, looks and bells: where the next job comes from.
+
+use hearth_schemas::job::Lane;
+
+use super::{
+    super::{receipt::requeue, ticket},
+    Session, Work,
+};
+use crate::{
+    amqp::{
+        control::{Control, RunQueue},
+        source::session::Ended,
+    },
+    ledger::JobKey,
+};
+
+impl Session<'_> {
+    /// A message to all workers.
+    pub(super) fn told(&mut self, bytes: &[u8]) {
+        match Control::decode(bytes) {
+            Some(Control::Cancel { tenant, id }) => {
+                let office = self.shared.office.clone();
+                self.push(async move {
+                    office.cancel(JobKey { tenant, id }).await;
+                    Work::Done
+                });
+            }
+            Some(Control::Bell(queues)) => queues.iter().for_each(|queue| self.heard(queue)),
+            None => tracing::debug!("a control message of another version"),
+        }
+    }
+
+    pub(super) fn heard(&mut self, queue: &RunQueue) {
+        if let Some(scheduler) = self.schedulers.get_mut(&queue.runtime) {
+            scheduler.rang(queue.lane, queue.shard);
+        }
+    }
+
+    pub(super) fn worked(&mut self, work: Work) -> Result<(), Ended> {
+        match work {
+            Work::Ticket(queue, found) => {
+                if let Some(out) = self.tickets_out.get_mut(&queue.runtime) {
+                    *out = out.saturating_sub(1);
+                }
+                match found.map_err(|error| self.link.error(error))? {
+                    Some(delivery) => self.fetched(*delivery),
+                    None => {
+                        if let Some(scheduler) = self.schedulers.get_mut(&queue.runtime) {
+                            scheduler.empty(queue.lane, queue.shard);
+                        }
+                    }
+                }
+            }
+            Work::Looked(queue, seen) => {
+                let seen = seen.map_err(|error| self.link.error(error))?;
+                if let Some(scheduler) = self.schedulers.get_mut(&queue.runtime) {
+                    scheduler.looked(queue.lane, queue.shard, seen.messages);
+                }
+            }
+            Work::LookedAtIntake(seen) => {
+                self.others = seen.map_err(|error| self.link.error(error))?.consumers > 1;
+            }
+            Work::Decided(slip, acker) => self.hand_on(slip, acker, false),
+            Work::Cancelled(fetched) => {
+                let ackers: Vec<_> = fetched
+                    .map_err(|error| self.link.error(error))?
+                    .into_iter()
+                    .map(|delivery| delivery.acker)
+                    .collect();
+                self.push(async move {
+                    requeue(&ackers).await;
+                    Work::Done
+                });
+            }
+            Work::Done => {}
+        }
+        Ok(())
+    }
+
+    /// VMs of a runtime for which nothing is in hand or on its way.
+    pub(super) fn free(&self, runtime: &str) -> usize {
+        let out = self.tickets_out.get(runtime).copied().unwrap_or(0);
+        self.shared.free(runtime).saturating_sub(out)
+    }
+
+    /// Sends tickets for what is free, and looks where too little is known.
+    pub(super) fn send_out(&mut self) {
+        if self.shared.is_draining() {
+            return;
+        }
+        let runtimes: Vec<_> = self.schedulers.keys().cloned().collect();
+        for runtime in runtimes {
+            let free = self.free(&runtime);
+            let Some(scheduler) = self.schedulers.get_mut(&runtime) else { continue };
+            let turns: Vec<_> = std::iter::from_fn(|| scheduler.next()).take(free).collect();
+            let looks = scheduler.look_where_unknown();
+            *self.tickets_out.entry(runtime.clone()).or_default() += turns.len();
+            for (lane, shard) in turns {
+                let channel = self.tickets.clone();
+                let name = self.config.names.run(&runtime, lane, shard);
+                let queue = RunQueue { runtime: runtime.clone(), lane, shard };
+                self.push(async move { Work::Ticket(queue, ticket::ticket(channel, name).await) });
+            }
+            self.look_at(&runtime, looks);
+        }
+    }
+
+    pub(super) fn look_again(&mut self) {
+        let (channel, intake) = (self.looking.clone(), self.config.names.intake());
+        self.push(async move { Work::LookedAtIntake(ticket::look(channel, intake).await) });
+        let looks: Vec<_> = self
+            .schedulers
+            .iter_mut()
+            .map(|(runtime, scheduler)| (runtime.clone(), scheduler.look_everywhere()))
+            .collect();
+        for (runtime, looks) in looks {
+            self.look_at(&runtime, looks);
+        }
+    }
+
+    pub(super) fn look_at(&self, runtime: &str, queues: Vec<(Lane, u16)>) {
+        for (lane, shard) in queues {
+            let channel = self.looking.clone();
+            let name = self.config.names.run(runtime, lane, shard);
+            let queue = RunQueue { runtime: runtime.to_owned(), lane, shard };
+            self.push(async move { Work::Looked(queue, ticket::look(channel, name).await) });
+        }
+    }
+}

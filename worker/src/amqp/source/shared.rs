@@ -1,0 +1,183 @@
+//! What the source's task, its deliveries and its user have in common.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lapin::Acker;
+use tokio::sync::{Notify, watch};
+
+use super::office::{Office, Slip};
+use crate::{amqp::publisher::Health, ledger::JobKey};
+
+/// See the module.
+pub(super) struct Shared {
+    pub office: Arc<dyn Office>,
+    pub worker: String,
+    /// Credit came, a delivery was settled, or the end was asked for.
+    pub changed: Notify,
+    pub health: watch::Sender<Health>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    credit: HashMap<String, usize>,
+    in_hand: HashMap<String, usize>,
+    holders: HashMap<JobKey, Holder>,
+    unspent: usize,
+    returned: Vec<Acker>,
+    draining: bool,
+}
+
+/// Who holds a job here: the message that brought it, and copies of that message that came after its channel broke.
+struct Holder {
+    identity: Identity,
+    twins: Vec<Acker>,
+}
+
+/// What tells a copy of a message from another message with the same job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
+    digest: String,
+    reply_to: Option<String>,
+    correlation_id: Option<String>,
+}
+
+impl Identity {
+    fn of(slip: &Slip) -> Self {
+        Self {
+            digest: slip.digest.clone(),
+            reply_to: slip.properties.reply_to.clone(),
+            correlation_id: slip.properties.correlation_id.clone(),
+        }
+    }
+}
+
+/// What a receipt holds until it is spent.
+pub(super) struct Held {
+    pub acker: Acker,
+    /// The job, where the message is one; else it is about to be refused.
+    pub slip: Option<Box<Slip>>,
+    /// Whether it takes one of its runtime's places.
+    pub placed: bool,
+    /// Whether it is the one that holds its job here.
+    pub holds: bool,
+}
+
+impl Shared {
+    pub fn new(office: Arc<dyn Office>, worker: &str) -> Arc<Self> {
+        Arc::new(Self {
+            office,
+            worker: worker.to_owned(),
+            changed: Notify::new(),
+            health: watch::Sender::new(Health::Idle),
+            state: Mutex::default(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_credit(&self, runtime: &str, jobs: usize) {
+        let before = self.state().credit.insert(runtime.to_owned(), jobs);
+        if before != Some(jobs) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// How many more jobs of a runtime may be taken in hand.
+    pub fn free(&self, runtime: &str) -> usize {
+        let state = self.state();
+        let of = |counts: &HashMap<String, usize>| counts.get(runtime).copied().unwrap_or(0);
+        of(&state.credit).saturating_sub(of(&state.in_hand))
+    }
+
+    /// Keeps a copy of a message whose job is in hand here, until that is settled. Gives it back when it is none.
+    pub fn adopt(&self, slip: &Slip, acker: Acker) -> Option<Acker> {
+        let mut state = self.state();
+        match state.holders.get_mut(&slip.key) {
+            Some(holder) if slip.message.redelivered && holder.identity == Identity::of(slip) => {
+                holder.twins.push(acker);
+                None
+            }
+            _ => Some(acker),
+        }
+    }
+
+    /// Takes a message in hand.
+    pub fn hold(&self, acker: Acker, slip: Option<Box<Slip>>, placed: bool) -> Held {
+        let mut state = self.state();
+        state.unspent += 1;
+        let mut holds = false;
+        if let Some(slip) = &slip {
+            if placed {
+                *state.in_hand.entry(slip.queue.runtime.clone()).or_default() += 1;
+            }
+            holds = !state.holders.contains_key(&slip.key);
+            if holds {
+                let holder = Holder { identity: Identity::of(slip), twins: Vec::new() };
+                state.holders.insert(slip.key.clone(), holder);
+            }
+        }
+        Held { acker, slip, placed, holds }
+    }
+
+    /// Its place is free again, though it is not settled.
+    pub fn leave_place(&self, held: &mut Held) {
+        if std::mem::take(&mut held.placed)
+            && let Some(slip) = &held.slip
+            && let Some(count) = self.state().in_hand.get_mut(&slip.queue.runtime)
+        {
+            *count = count.saturating_sub(1);
+        }
+        self.changed.notify_one();
+    }
+
+    /// It is no longer in hand. Every message that must be settled with it, the usable ones first.
+    pub fn let_go(&self, held: &mut Held) -> Vec<Acker> {
+        self.leave_place(held);
+        let mut state = self.state();
+        state.unspent = state.unspent.saturating_sub(1);
+        let mut ackers = vec![held.acker.clone()];
+        if let Some(slip) = held.slip.as_ref().filter(|_| held.holds) {
+            ackers.extend(state.holders.remove(&slip.key).into_iter().flat_map(|holder| holder.twins));
+        }
+        ackers.sort_by_key(|acker| !acker.usable());
+        ackers
+    }
+
+    /// It was dropped unspent: its messages come again.
+    pub fn give_back(&self, mut held: Held) {
+        let ackers = self.let_go(&mut held);
+        self.state().returned.extend(ackers);
+        self.changed.notify_one();
+    }
+
+    pub fn take_returned(&self) -> Vec<Acker> {
+        std::mem::take(&mut self.state().returned)
+    }
+
+    pub fn unspent(&self) -> usize {
+        self.state().unspent
+    }
+
+    pub fn drain(&self) {
+        self.state().draining = true;
+        self.changed.notify_one();
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.state().draining
+    }
+
+    pub fn note(&self, health: Health) {
+        self.health.send_if_modified(|now| {
+            let changed = *now != health;
+            *now = health;
+            changed
+        });
+    }
+}

@@ -1,0 +1,242 @@
+//! Workers over fake VMs and a real broker, with one ledger for all of them.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+pub mod shared_ledger;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use hearth_pool::{
+    fakes::{Asked, FakeHypervisor, Knobs, LeaseKnobs, MemoryLeases, Ran, Script},
+    pool::{Config, Pool, RuntimeSlots},
+};
+use hearth_schemas::{manifest::Entry, result::JobResult};
+use hearth_worker::{
+    admit::{Offer, Terms},
+    amqp::{
+        link::Endpoint,
+        names::Names,
+        publisher::{Health, Publisher},
+        reply::ReplyRule,
+        sink::AmqpSink,
+        source::{AmqpSource, SourceConfig, SourceHealth, WEIGHTS},
+    },
+    handle::Service,
+    intake::Intake,
+    reaper::reap,
+    service::serve,
+};
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use self::shared_ledger::SharedLedger;
+use crate::broker::Client;
+
+pub const SHARDS: u16 = 2;
+
+pub type TestService = Arc<Service<SharedLedger, AmqpSink>>;
+
+pub struct Setup {
+    pub endpoint: Endpoint,
+    pub names: Names,
+    pub ledger: SharedLedger,
+    /// What ran, in order: worker and standard input.
+    pub log: Arc<Mutex<Vec<(String, String)>>>,
+    pub slots: u32,
+}
+
+impl Setup {
+    pub fn new(endpoint: &Endpoint, names: &Names) -> Self {
+        let (ledger, log) = (SharedLedger::default(), Arc::default());
+        Self { endpoint: endpoint.clone(), names: names.clone(), ledger, log, slots: 2 }
+    }
+
+    /// A worker that does not serve yet. Jobs whose input is `<n>ms` take so long.
+    pub fn service(&self, name: &str) -> (TestService, AmqpSource, JoinHandle<()>) {
+        let (log, worker) = (self.log.clone(), name.to_owned());
+        let script: Script = Arc::new(move |asked: &Asked| {
+            let input = String::from_utf8_lossy(&asked.stdin).into_owned();
+            log.lock().unwrap().push((worker.clone(), input.clone()));
+            let takes = input.strip_suffix("ms").and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+            Ran { takes: takes.unwrap_or_default(), ..Ran::prints(input) }
+        });
+        let runtimes = vec![RuntimeSlots { name: "python".into(), slots: self.slots, warm_up: None }];
+        let (restore_takes, dial_takes) = (Duration::from_millis(20), Duration::from_millis(5));
+        let knobs = Knobs { restore_takes, dial_takes, ..Knobs::default() };
+        let hypervisor = FakeHypervisor::new(knobs, script);
+        let pool = Pool::spawn(Config::new(runtimes), hypervisor, MemoryLeases::new(LeaseKnobs::default()));
+        let offer = Offer {
+            vm_memory_mib: 384,
+            scratch_mib: 512,
+            entry: Entry { file: "main.py".into(), argv: vec!["python3".into(), "main.py".into()] },
+        };
+        let terms = Terms::new(BTreeMap::from([("python".to_owned(), offer)]));
+        let rule = ReplyRule::new(self.names.clone(), vec!["*".into()]);
+        let tenants = BTreeMap::from([("guest".to_owned(), "guests".to_owned())]);
+        let intake = Intake { tenants, reply: Some(rule.clone()), ..Intake::embedded(terms, name) };
+        let publisher = Publisher::new(self.endpoint.clone(), &format!("{name} results"));
+        let sink = AmqpSink::new(publisher.clone(), self.names.clone(), rule);
+        let service = Arc::new(Service::new(self.ledger.clone(), sink, pool, intake));
+        let config = SourceConfig {
+            endpoint: self.endpoint.clone(),
+            names: self.names.clone(),
+            runtimes: vec!["python".into()],
+            shards: SHARDS,
+            prefetch: 32,
+            slots: u16::try_from(self.slots).unwrap(),
+            weights: WEIGHTS,
+            declare: true,
+            consumer_timeout: Duration::from_secs(1800),
+        };
+        let (source, task) = AmqpSource::start(config, service.clone(), publisher);
+        (service, source, task)
+    }
+
+    /// Starts a worker, and waits until the broker knows it.
+    pub async fn worker(&self, name: &str) -> Worker {
+        let (service, source, task) = self.service(name);
+        let health = source.health();
+        let (drain, drained) = oneshot::channel();
+        let drained = async move {
+            let _ = drained.await;
+        };
+        let serving = tokio::spawn(serve(service.clone(), source, 256, drained));
+        let reaper = tokio::spawn({
+            let service = service.clone();
+            async move { reap(&service).await }
+        });
+        let worker = Worker { service, health, drain: Some(drain), serving, source: task, reaper };
+        worker.up().await;
+        worker
+    }
+
+    /// A producer. Start a worker first, so that there is something to publish to.
+    pub async fn producer(&self) -> Producer {
+        let client = Client::new(&self.endpoint).await;
+        let replies = client.own_queue().await;
+        Producer { client, replies, names: self.names.clone() }
+    }
+
+    pub fn ran(&self) -> Vec<String> {
+        self.log.lock().unwrap().iter().map(|(_, input)| input.clone()).collect()
+    }
+
+    pub fn ran_times(&self, input: &str) -> usize {
+        self.ran().iter().filter(|ran| *ran == input).count()
+    }
+}
+
+pub struct Worker {
+    pub service: TestService,
+    pub health: SourceHealth,
+    drain: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<()>,
+    source: JoinHandle<()>,
+    reaper: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Resolves when the broker knows it.
+    pub async fn up(&self) {
+        let mut health = self.health.watch();
+        let up = health.wait_for(|health| *health == Health::Up);
+        tokio::time::timeout(Duration::from_secs(60), up).await.expect("the source comes up").unwrap();
+    }
+
+    /// Resolves when it has noticed that its connection is gone.
+    pub async fn down(&self) -> String {
+        let mut health = self.health.watch();
+        let down = health.wait_for(|health| matches!(health, Health::Down(_)));
+        let down = tokio::time::timeout(Duration::from_secs(60), down).await.expect("it goes down").unwrap();
+        match down.clone() {
+            Health::Down(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Ends it as SIGTERM does.
+    pub async fn drain(mut self) {
+        self.drain.take().unwrap().send(()).unwrap();
+        let ended = async {
+            self.serving.await.unwrap();
+            self.source.await.unwrap();
+        };
+        tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it drains");
+        self.reaper.abort();
+        self.service.pool.close(Duration::from_secs(10)).await.unwrap();
+    }
+
+    /// Ends it as SIGKILL does: nothing is settled, nothing is said.
+    pub async fn kill(self) {
+        for task in [&self.source, &self.serving, &self.reaper] {
+            task.abort();
+        }
+        let _ = self.source.await;
+        let _ = self.serving.await;
+        self.service.pool.close(Duration::ZERO).await.unwrap();
+    }
+}
+
+pub struct Producer {
+    pub client: Client,
+    pub replies: String,
+    names: Names,
+}
+
+/// A job that prints its input.
+pub fn job(id: &str, input: &str) -> Value {
+    json!({"id": id, "runtime": "python", "stages": [{"name": "run", "argv": ["cat"], "stdin": input}]})
+}
+
+impl Producer {
+    pub fn properties(&self) -> BasicProperties {
+        BasicProperties::default().with_reply_to(self.replies.as_str().into())
+    }
+
+    pub async fn send(&self, job: &Value) {
+        self.send_bytes(&serde_json::to_vec(job).unwrap(), self.properties()).await;
+    }
+
+    pub async fn send_bytes(&self, body: &[u8], properties: BasicProperties) {
+        self.client.publish(&self.names.jobs(), "any key", properties, body).await;
+    }
+
+    /// The next result.
+    pub async fn result(&self) -> JobResult {
+        serde_json::from_slice(&self.client.get(&self.replies).await.data).unwrap()
+    }
+
+    /// As many results, by id; repeats are the same bytes.
+    pub async fn results(&self, count: usize) -> BTreeMap<String, JobResult> {
+        let mut results = BTreeMap::new();
+        while results.len() < count {
+            let result = self.result().await;
+            let before = results.insert(result.id.clone(), result.clone());
+            assert!(before.is_none_or(|before| before == result), "two results for {}", result.id);
+        }
+        results
+    }
+
+    /// How many messages are ready in all queues that hold jobs.
+    pub async fn left(&self) -> u32 {
+        let mut left = 0;
+        let mut queues = vec![self.names.intake(), self.names.fallen()];
+        for lane in hearth_worker::amqp::names::LANES {
+            queues.extend((0..SHARDS).map(|shard| self.names.run("python", lane, shard)));
+        }
+        for queue in queues {
+            left += self.client.count(&queue).await;
+        }
+        left
+    }
+}
+
+/// What a result's only stage printed.
+pub fn printed(result: &JobResult) -> String {
+    String::from_utf8(result.stages[0].run.stdout.content.decode().unwrap()).unwrap()
+}

@@ -1,0 +1,252 @@
+//! Real brokers for tests: a vhost of our own on the one that runs here, and private ones that may be killed.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use std::{
+    net::{TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use hearth_worker::amqp::{
+    link::{Endpoint, Link},
+    names::Names,
+};
+use lapin::{
+    BasicProperties, Channel,
+    message::BasicGetMessage,
+    options::{
+        BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    },
+    types::FieldTable,
+};
+use tokio::time::Instant;
+
+const HERE: &str = "127.0.0.1:5672";
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A vhost that is deleted with its last user.
+pub struct Vhost {
+    name: String,
+    _private: Option<Arc<Private>>,
+    pub endpoint: Endpoint,
+}
+
+/// The vhost that tests of this binary share, each under its own prefix. `None`, said aloud, without a broker.
+pub fn vhost() -> Option<Arc<Vhost>> {
+    static SHARED: Mutex<Weak<Vhost>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap();
+    if let Some(vhost) = shared.upgrade() {
+        return Some(vhost);
+    }
+    let vhost = if TcpStream::connect(HERE).is_ok() && ctl(&["status"]) {
+        let name = format!("hearth-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        assert!(ctl(&["add_vhost", &name]), "rabbitmqctl add_vhost");
+        assert!(ctl(&["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]));
+        let endpoint = Endpoint::new(&format!("amqp://guest:guest@{HERE}/{name}")).unwrap();
+        Arc::new(Vhost { name, _private: None, endpoint })
+    } else {
+        let private = Private::start()?;
+        let endpoint = private.endpoint();
+        Arc::new(Vhost { name: "/".into(), _private: Some(Arc::new(private)), endpoint })
+    };
+    *shared = Arc::downgrade(&vhost);
+    Some(vhost)
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        if self._private.is_none() {
+            ctl(&["delete_vhost", &self.name]);
+        }
+    }
+}
+
+fn ctl(arguments: &[&str]) -> bool {
+    let command = Command::new("rabbitmqctl").arg("-q").args(arguments).stdout(Stdio::null()).output();
+    command.is_ok_and(|output| output.status.success())
+}
+
+/// Names that no other test has.
+pub fn names() -> Names {
+    Names::new(&format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed))).unwrap()
+}
+
+/// A broker of our own, killed when dropped, and after five minutes whatever happens.
+pub struct Private {
+    directory: tempfile::TempDir,
+    ports: [u16; 2],
+    node: String,
+    process: Mutex<Option<Child>>,
+}
+
+impl Private {
+    /// Starts one. `None`, said aloud, where RabbitMQ is not installed.
+    pub fn start() -> Option<Self> {
+        if !Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").exists() {
+            eprintln!("SKIPPED: no RabbitMQ is installed here");
+            return None;
+        }
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
+        let directory = tempfile::tempdir().unwrap();
+        let node =
+            format!("hearth{}x{}@localhost", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let config = "loopback_users = none\nconsumer_timeout = 3000\ndisk_free_limit.absolute = 1MB\n";
+        std::fs::write(directory.path().join("rabbitmq.conf"), config).unwrap();
+        std::fs::write(directory.path().join("plugins"), "[].\n").unwrap();
+        // How often consumer timeouts are looked for; otherwise once a minute.
+        let advanced = "[{rabbit, [{channel_tick_interval, 1000}]}].\n";
+        std::fs::write(directory.path().join("advanced.config"), advanced).unwrap();
+        let private = Self { directory, ports, node, process: Mutex::new(None) };
+        private.begin();
+        Some(private)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let at = |name: &str| self.directory.path().join(name);
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.directory.path())
+            .env("HOME", self.directory.path())
+            .env("RABBITMQ_NODENAME", &self.node)
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", self.ports[0].to_string())
+            .env("RABBITMQ_DIST_PORT", self.ports[1].to_string())
+            .env("RABBITMQ_CONF_ENV_FILE", at("none"))
+            .env("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", at("advanced.config"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
+            .env("RABBITMQ_MNESIA_BASE", at("mnesia"))
+            .env("RABBITMQ_LOG_BASE", at("log"))
+            .env("RABBITMQ_PID_FILE", at("pid"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    /// Starts it again after [`Self::kill`], with its data.
+    pub fn begin(&self) {
+        let mut command = self.command("timeout");
+        command.args(["--signal=KILL", "300", "/usr/lib/rabbitmq/bin/rabbitmq-server"]).process_group(0);
+        *self.process.lock().unwrap() = Some(command.spawn().unwrap());
+    }
+
+    /// Waits until it answers.
+    pub async fn ready(&self) {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        while Link::open(&self.endpoint(), "test").await.is_err() {
+            assert!(Instant::now() < deadline, "the private broker does not start");
+            tick.tick().await;
+        }
+    }
+
+    /// Kills it and everything that it has started.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.process.lock().unwrap().take() {
+            let group = format!("-{}", child.id());
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+            let _ = child.wait();
+        }
+    }
+
+    /// `rabbitmqctl` for this broker.
+    pub fn ctl(&self, arguments: &[&str]) {
+        let status = self
+            .command("/usr/lib/rabbitmq/bin/rabbitmqctl")
+            .arg("-q")
+            .args(["-n", &self.node])
+            .args(arguments)
+            .status();
+        assert!(status.unwrap().success(), "rabbitmqctl {arguments:?}");
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::new(&format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.ports[0])).unwrap()
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A plain AMQP client, as a producer is.
+pub struct Client {
+    pub link: Link,
+    pub channel: Channel,
+}
+
+impl Client {
+    pub async fn new(endpoint: &Endpoint) -> Self {
+        let link = Link::open(endpoint, "test").await.unwrap();
+        let channel = link.channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        Self { link, channel }
+    }
+
+    /// An exclusive queue with a name that the broker gives.
+    pub async fn own_queue(&self) -> String {
+        let options =
+            QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let queue = self.channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+        queue.name().to_string()
+    }
+
+    pub async fn publish(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let sent =
+            self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await.unwrap();
+        let confirmation = sent.await.unwrap();
+        assert!(confirmation.is_ack());
+        assert!(confirmation.take_message().is_none(), "{exchange} {key}: not routed");
+    }
+
+    /// The next message of a queue, acknowledged; panics when there is none within half a minute.
+    pub async fn get(&self, queue: &str) -> BasicGetMessage {
+        self.get_within(queue, Duration::from_secs(30)).await.unwrap_or_else(|| panic!("{queue} stays empty"))
+    }
+
+    /// The next message of a queue, acknowledged.
+    pub async fn get_within(&self, queue: &str, limit: Duration) -> Option<BasicGetMessage> {
+        let deadline = Instant::now() + limit;
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            tick.tick().await;
+            let message = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
+            if let Some(message) = message {
+                message.ack(BasicAckOptions::default()).await.unwrap();
+                return Some(message);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+        }
+    }
+
+    /// How many messages of a queue are ready.
+    pub async fn count(&self, queue: &str) -> u32 {
+        let channel = self.link.channel().await.unwrap();
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
+    }
+}
+
+/// Waits until something is so.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        tick.tick().await;
+    }
+}

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::{
     exec::Abilities,
     group::Groups,
+    jail::Jail,
     quota::Quota,
     reaper::Reaper,
     tree::Tree,
@@ -43,6 +44,7 @@ pub(crate) struct Agent {
     reaper: Reaper,
     groups: Groups,
     quota: Quota,
+    jail: Option<Jail>,
     tree: Mutex<Arc<Tree>>,
     wake: tokio::sync::Mutex<Held>,
     awake: AtomicBool,
@@ -57,11 +59,22 @@ impl Agent {
             reaper,
             groups,
             quota: Quota::default(),
+            jail: None,
             tree: Mutex::new(Arc::new(tree)),
             wake: tokio::sync::Mutex::new(Held::default()),
             awake: AtomicBool::new(false),
             stop: Notify::new(),
         }
+    }
+
+    /// The same, with jails for what runs as the job's user.
+    pub(crate) fn with_jail(self, jail: Jail) -> Self {
+        Self { jail: Some(jail), ..self }
+    }
+
+    /// What a command of this user lives in. `None`: the agent's own world.
+    pub(crate) fn jail_of(&self, user: User) -> Option<&Jail> {
+        self.jail.as_ref().filter(|_| user == User::Job)
     }
 
     /// What it says of itself in a hello.

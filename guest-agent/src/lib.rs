@@ -15,6 +15,7 @@ mod agent;
 mod exec;
 mod fault;
 mod group;
+mod jail;
 mod pipe;
 mod power;
 mod quota;

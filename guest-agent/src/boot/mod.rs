@@ -8,7 +8,7 @@ mod root;
 use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
 
 use cmdline::CommandLine;
-pub(crate) use mounts::{TMP, WORK, drop_early_tree, mount_early_tree};
+pub(crate) use mounts::{TMP, WORK, WORK_DIR, drop_early_tree, mount_early_tree};
 use rustix::{
     io::Errno,
     process::{Gid, Resource, Rlimit, Uid, setrlimit},
@@ -18,6 +18,7 @@ use crate::{
     agent::{Agent, JOB_ID, Place},
     console::{Chain, say},
     group::{GroupError, Groups},
+    jail::{Jail, JailError},
     power,
     reaper::Reaper,
     serve,
@@ -42,6 +43,8 @@ pub(crate) enum BootError {
     NoRoot { device: String, seconds: u64 },
     #[error(transparent)]
     Group(#[from] GroupError),
+    #[error(transparent)]
+    Jail(#[from] JailError),
 }
 
 impl BootError {
@@ -89,7 +92,7 @@ fn prepare(line: &CommandLine) -> Result<Agent, BootError> {
     let tree =
         Tree::open(WORK.as_ref(), Some(job_ids())).map_err(BootError::step("opening the working tree"))?;
     let scratch = line.scratch.as_ref().map(PathBuf::from);
-    Ok(Agent::new(Place::Guest { scratch }, reaper, groups, tree))
+    Ok(Agent::new(Place::Guest { scratch }, reaper, groups, tree).with_jail(Jail::prepare()?))
 }
 
 /// What makes the agent outlive anything that a job does. None of it is worth not booting for.

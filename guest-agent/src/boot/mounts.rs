@@ -12,6 +12,8 @@ use crate::console::say;
 
 /// The working tree.
 pub(crate) const WORK: &str = "/work";
+/// The same, for a system call.
+pub(crate) const WORK_DIR: &CStr = c"/work";
 /// Where jobs keep temporary files.
 pub(crate) const TMP: &str = "/tmp";
 

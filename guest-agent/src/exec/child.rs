@@ -9,23 +9,44 @@ use std::{
     convert::Infallible,
     ffi::{CStr, CString},
     mem,
-    os::fd::BorrowedFd,
+    os::fd::{AsFd, BorrowedFd},
     ptr,
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{Mode, OFlags, openat2},
     io::Errno,
     process::{Resource, Rlimit, Signal},
 };
 
-use super::{
-    confine::confine,
-    spawn::{Launch, Refused, last_errno},
-};
+use super::spawn::{Cell, Launch, Refused, clone_here, last_errno};
+use crate::{boot, jail, tree::CONFINED};
 
 /// Open files of a command: as many as common tools expect, and what it may raise that to.
 const OPEN_FILES: (u64, u64) = (1024, 16_384);
+/// Steps of the jail are counted from here, so that they are told from those of the command.
+const JAIL_STEPS: u32 = 100;
+
+/// Everything that PID 1 of a jail does, in the child. Its own child is the command.
+pub(super) fn become_init(
+    launch: &Launch<'_>,
+    cell: Cell<'_>,
+    procs: Option<BorrowedFd<'_>>,
+    status: BorrowedFd<'_>,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+) -> Result<Infallible, Refused> {
+    let refused = |errno| Refused::Setup(JAIL_STEPS, errno);
+    if let Some(procs) = procs {
+        rustix::io::write(procs, b"0").map_err(refused)?;
+    }
+    killable_by_oom().map_err(refused)?;
+    cell.jail.enter().map_err(|(step, errno)| Refused::Setup(JAIL_STEPS.saturating_add(step), errno))?;
+    match clone_here(0).map_err(refused)? {
+        Some(command) => jail::init(command, status),
+        None => become_command(launch, None, argv, env),
+    }
+}
 
 /// Everything from the clone to the exec, in the child.
 pub(super) fn become_command(
@@ -47,7 +68,10 @@ pub(super) fn become_command(
     check(rustix::stdio::dup2_stdin(stdin))?;
     check(rustix::stdio::dup2_stdout(stdout))?;
     check(rustix::stdio::dup2_stderr(stderr))?;
-    check(rustix::process::fchdir(launch.cwd))?;
+    check(match launch.cell {
+        Some(cell) => enter_dir(cell.cwd),
+        None => rustix::process::fchdir(launch.cwd),
+    })?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     check(killable_by_oom())?;
     check(limit(Resource::Core, 0, 0))?;
@@ -56,6 +80,10 @@ pub(super) fn become_command(
         check(limit(Resource::Cpu, seconds, seconds.saturating_add(1)))?;
     }
     if let Some((uid, gid)) = launch.user {
+        for pipe in &launch.stdio {
+            check(jail::give(pipe.as_fd(), uid))?;
+        }
+        check(jail::drop_capabilities())?;
         check(rustix::thread::set_thread_groups(&[]))?;
         check(rustix::thread::set_thread_res_gid(gid, gid, gid))?;
         check(rustix::thread::set_thread_res_uid(uid, uid, uid))?;
@@ -64,11 +92,18 @@ pub(super) fn become_command(
     check(rustix::process::set_parent_process_death_signal(Some(Signal::KILL)))?;
     check(close_the_rest())?;
     default_signals();
-    if launch.confined {
+    if let Some(filter) = launch.filter {
         check(rustix::thread::set_no_new_privs(true))?;
-        check(confine())?;
+        check(filter.put_on())?;
     }
     Err(Refused::Exec(execute(launch.programs, argv, env)))
+}
+
+/// Enters a directory of the working tree that this mount namespace shows. No link is followed.
+fn enter_dir(cwd: &CStr) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let work = rustix::fs::open(boot::WORK_DIR, flags, Mode::empty())?;
+    rustix::process::fchdir(openat2(&work, cwd, flags, Mode::empty(), CONFINED)?)
 }
 
 /// The agent is exempt from the OOM killer, and what it starts would inherit that.

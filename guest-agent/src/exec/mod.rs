@@ -1,7 +1,6 @@
 //! Runs one command: in a cgroup of its own, within limits, until its whole tree is gone.
 
 mod child;
-mod confine;
 mod limits;
 mod output;
 mod plan;
@@ -19,14 +18,15 @@ use rustix::{
     io::Errno,
     pipe::{PipeFlags, pipe_with},
 };
-use spawn::Launch;
+use spawn::{Cell, Launch};
 use supervise::{Outcome, Supervisor};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     agent::Agent,
     fault::Refusal,
-    group::{Group, GroupError},
+    group::{Bounds, Group, GroupError},
+    jail::{self, Filter},
     quota::QuotaError,
     tree::PathError,
 };
@@ -81,7 +81,10 @@ pub(crate) async fn run(
     let tree = agent.tree();
     let cwd = tree.open_dir(&plan.cwd).map_err(|source| ExecError::Cwd { path: plan.cwd.clone(), source })?;
     let _hold = agent.quota().hold(plan.limits.disk_bytes, plan.limits.files)?;
-    let group = agent.groups().create(&plan.limits.bounds)?;
+    let spare = if agent.jail_of(plan.user).is_some() { jail::OWN_PROCESSES } else { 0 };
+    let bounds = plan.limits.bounds;
+    let processes = bounds.processes.map(|processes| processes.saturating_add(spare));
+    let group = agent.groups().create(&Bounds { processes, ..bounds })?;
     let exited = in_group(agent, control, &plan, streams, &group, cwd).await;
     group.remove().await;
     exited
@@ -134,6 +137,8 @@ async fn in_group(
     cwd: OwnedFd,
 ) -> Result<Exited, ExecError> {
     let (ends, stdio) = pipes(streams.stdin.is_some()).map_err(ExecError::Launch)?;
+    let filter = (plan.user == User::Job).then(Filter::of_jobs);
+    let cell = agent.jail_of(plan.user).map(|jail| Cell { jail, cwd: &plan.cwd_in_tree });
     let launched = spawn::launch(Launch {
         programs: &plan.programs,
         argv: &plan.argv,
@@ -142,7 +147,8 @@ async fn in_group(
         stdio,
         group: group.dir(),
         user: agent.ids_of(plan.user),
-        confined: plan.user == User::Job,
+        filter: filter.as_ref(),
+        cell,
         cpu_seconds: plan.limits.cpu_backstop_seconds(),
     })
     .map_err(ExecError::Launch)?;
@@ -163,7 +169,8 @@ async fn in_group(
         streams.stdin.zip(ends.stdin).map(|(stream, pipe)| tokio::spawn(output::feed(stream.receiver, pipe)));
 
     let supervisor = Supervisor { limits: &plan.limits, group, quota: agent.quota(), pid: launched.pid };
-    let outcome = supervisor.watch(control, launched.report, ended, &mut output_over).await;
+    let mut outcome = supervisor.watch(control, launched.report, ended, &mut output_over).await;
+    outcome.ending = jail::status_of(&launched.status).unwrap_or(outcome.ending);
     group.empty().await?;
     if let Some(feeding) = feeding {
         feeding.abort();
@@ -176,18 +183,19 @@ async fn in_group(
     tell_gone.send_replace(true);
     let stdout_bytes = stdout.await.ok().and_then(Result::ok).unwrap_or(0);
     let stderr_bytes = stderr.await.ok().and_then(Result::ok).unwrap_or(0);
-    let usage = usage(agent, group, &outcome);
+    let usage = usage(agent, group, &outcome, cell.is_some());
     outcome.exited(plan, stdout_bytes, stderr_bytes, usage)
 }
 
-fn usage(agent: &Agent, group: &Group, outcome: &Outcome) -> Usage {
+fn usage(agent: &Agent, group: &Group, outcome: &Outcome, jailed: bool) -> Usage {
     let counted = group.counted();
+    let spare = if jailed { jail::OWN_PROCESSES } else { 0 };
     Usage {
         wall_us: u64::try_from(outcome.wall.as_micros()).unwrap_or(u64::MAX),
         user_us: counted.user_us,
         system_us: counted.system_us,
         memory_peak_bytes: group.memory_peak_bytes(),
-        processes_peak: group.processes_peak(),
+        processes_peak: group.processes_peak().map(|peak| peak.saturating_sub(spare)),
         disk_bytes: agent.quota().used().map(|used| used.bytes),
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub(super) env: Vec<CString>,
     /// Relative to the working tree; empty means the tree itself.
     pub(super) cwd: String,
+    /// The same for a system call; never empty.
+    pub(super) cwd_in_tree: CString,
     pub(super) user: User,
     pub(super) limits: Limits,
     /// 0 means an empty stdin.
@@ -63,6 +65,7 @@ impl Plan {
             programs: programs.map(to_c).collect::<Result<_, _>>()?,
             argv: exec.argv.into_iter().enumerate().map(argument).collect::<Result<_, _>>()?,
             env: exec.env.into_iter().map(variable).collect::<Result<_, _>>()?,
+            cwd_in_tree: to_c(if cwd.is_empty() { ".".to_owned() } else { cwd.clone() })?,
             cwd,
             user: User::try_from(exec.user).map_err(|_| PlanError::User(exec.user))?,
             limits: Limits::new(exec.limits, able)?,

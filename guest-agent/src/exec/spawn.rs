@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "clone3 and signal masks have no safe form")]
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     ptr,
@@ -16,7 +16,8 @@ use rustix::{
     process::{Gid, Pid, Uid},
 };
 
-use super::child::become_command;
+use super::child::{become_command, become_init};
+use crate::jail::{self, Filter, Jail};
 
 /// Of linux/sched.h; libc's has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -36,15 +37,28 @@ pub(super) struct Launch<'a> {
     pub(super) group: BorrowedFd<'a>,
     /// Whom to become. `None`: stays what the agent is.
     pub(super) user: Option<(Uid, Gid)>,
-    /// Whether it gives up what no job may have, for good.
-    pub(super) confined: bool,
+    /// Gives up what no job may have, for good.
+    pub(super) filter: Option<&'a Filter>,
+    /// Where it lives, when it is to see nothing of the agent's world.
+    pub(super) cell: Option<Cell<'a>>,
     /// A backstop should the agent not get to run: CPU seconds of each process.
     pub(super) cpu_seconds: Option<u64>,
 }
 
+/// A jail, and where in it to be: the directory that `cwd` names was opened outside of it.
+#[derive(Clone, Copy)]
+pub(super) struct Cell<'a> {
+    pub(super) jail: &'a Jail,
+    /// Relative to the working tree.
+    pub(super) cwd: &'a CStr,
+}
+
 /// A child that has not necessarily executed anything yet.
 pub(super) struct Launched {
+    /// The command, or the init of its jail.
     pub(super) pid: Pid,
+    /// Where that init says how the command ended; for [`jail::status_of`].
+    pub(super) status: OwnedFd,
     /// Says nothing and closes when the exec is done, or gives a [`Refused`].
     pub(super) report: OwnedFd,
 }
@@ -87,26 +101,31 @@ pub(super) fn launch(launch: Launch<'_>) -> Result<Launched, Errno> {
     let argv = pointers(launch.argv);
     let env = pointers(launch.env);
     let (report, child_report) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let (status, child_status) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let procs = openat(launch.group, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     // The child must not run our handlers, which would write into the agent's own self-pipe.
     let blocked = block_signals();
-    let cloned = match clone_into(launch.group) {
+    let namespaces = if launch.cell.is_some() { jail::NAMESPACES } else { 0 };
+    let cloned = match clone_into(launch.group, namespaces) {
         // A sandbox of the host (or a kernel before 5.7) may not know this: the child moves itself.
         Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => {
-            clone_here().map(|pid| (pid, true))
+            clone_here(namespaces).map(|pid| (pid, true))
         }
         cloned => cloned.map(|pid| (pid, false)),
     };
     if let Ok((None, moves)) = cloned {
         let procs = moves.then_some(procs.as_fd());
-        let Err(refused) = become_command(&launch, procs, &argv, &env);
+        let Err(refused) = match launch.cell {
+            Some(cell) => become_init(&launch, cell, procs, child_status.as_fd(), &argv, &env),
+            None => become_command(&launch, procs, &argv, &env),
+        };
         let _ = rustix::io::write(&child_report, &refused.encode());
         // SAFETY: ends the child without running anything of the parent's.
         unsafe { libc::_exit(127) }
     }
     restore_signals(&blocked);
     match cloned? {
-        (Some(pid), _) => Ok(Launched { pid, report }),
+        (Some(pid), _) => Ok(Launched { pid, status, report }),
         (None, _) => Err(Errno::CHILD),
     }
 }
@@ -115,22 +134,23 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// A copy of this process in the cgroup. `None` in the child.
-fn clone_into(group: BorrowedFd<'_>) -> Result<Option<Pid>, Errno> {
+/// A copy of this process in the cgroup, in new namespaces of these kinds. `None` in the child.
+fn clone_into(group: BorrowedFd<'_>, namespaces: u64) -> Result<Option<Pid>, Errno> {
     // SAFETY: zero is a valid value of every field.
     let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
-    arguments.flags = CLONE_INTO_CGROUP;
+    arguments.flags = CLONE_INTO_CGROUP | namespaces;
     arguments.exit_signal = libc::SIGCHLD as u64;
     arguments.cgroup = group.as_raw_fd() as u64;
     clone3(&mut arguments)
 }
 
-fn clone_here() -> Result<Option<Pid>, Errno> {
+pub(super) fn clone_here(namespaces: u64) -> Result<Option<Pid>, Errno> {
     // SAFETY: as above.
     let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
+    arguments.flags = namespaces;
     arguments.exit_signal = libc::SIGCHLD as u64;
     match clone3(&mut arguments) {
-        Err(Errno::NOSYS) => {
+        Err(Errno::NOSYS) if namespaces == 0 => {
             // SAFETY: the child does nothing but system calls until it execs or exits.
             result_of(i64::from(unsafe { libc::fork() }))
         }

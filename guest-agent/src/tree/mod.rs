@@ -20,7 +20,7 @@ use rustix::{
 pub(crate) use transfer::{download, upload};
 
 /// Stay beneath the directory, cross no link of any kind.
-const CONFINED: ResolveFlags =
+pub(crate) const CONFINED: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// Permissions of directories that an upload makes.

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 pub(crate) use check::WakeError;
 use check::{Turn, check, turn};
 use hearth_schemas::guest::messages::{Identity, Wake, Woken};
+pub(crate) use names::BOOT_ID;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use crate::agent::{Agent, Place};

@@ -1,6 +1,6 @@
 //! What a machine is called: files in /run, mounted over those of the read-only image and over the boot id.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{ffi::CStr, fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use rustix::{
     io::Errno,
@@ -16,6 +16,9 @@ const TARGETS: [(&str, &str); 3] = [
     ("hostname", "/etc/hostname"),
     ("boot-id", "/proc/sys/kernel/random/boot_id"),
 ];
+
+/// The boot id's file and what it is mounted over, for those who have a /proc of their own.
+pub(crate) const BOOT_ID: (&CStr, &CStr) = (c"/run/hearth/boot-id", c"/proc/sys/kernel/random/boot_id");
 
 /// Writes the files, the ids drawn anew. Call it after the generator was reseeded.
 pub(super) fn write(hostname: &str) -> io::Result<()> {
@@ -59,6 +62,13 @@ fn uuid(bytes: [u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_boot_id_has_one_place() {
+        let (file, target) = BOOT_ID;
+        let found = TARGETS.iter().find(|(_, over)| over.as_bytes() == target.to_bytes()).unwrap();
+        assert_eq!(Path::new(DIRECTORY).join(found.0).as_os_str().as_encoded_bytes(), file.to_bytes());
+    }
 
     #[test]
     fn a_uuid_has_its_version_and_variant() {

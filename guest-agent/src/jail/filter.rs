@@ -1,0 +1,237 @@
+//! The system calls that a job may not make. Namespaces do not confine all of them (AF_VSOCK reaches the host), some
+//! are made where no filter sees them (io_uring), and most of the rest is the part of the kernel in which holes are
+//! found, for which no job of a judge has any use.
+//!
+//! What a program may try without meaning harm gets an error; calls of foreign ABIs, whose numbers mean something
+//! else, end it.
+
+#![allow(unsafe_code, reason = "a seccomp filter is given to prctl(2) as a pointer")]
+
+use std::ptr;
+
+use libc::{
+    BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
+    SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, sock_filter, sock_fprog,
+};
+use rustix::io::Errno;
+
+/// Offsets in `struct seccomp_data` (linux/seccomp.h); of the first argument the low half, on little endian.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const FIRST_ARGUMENT: u32 = 16;
+
+/// linux/audit.h.
+#[cfg(target_arch = "x86_64")]
+const OWN_ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const OWN_ARCHITECTURE: u32 = 0xc000_00b7;
+/// Calls of x32 have this bit (asm/unistd.h: `__X32_SYSCALL_BIT`); no other ABI has numbers that large.
+const FOREIGN_NUMBERS: u32 = 0x4000_0000;
+/// `syscall(-1)`, which is nobody's call and harmless.
+const NO_NUMBER: u32 = u32::MAX;
+/// Every CLONE_NEW* of linux/sched.h that clone(2) takes.
+const NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32;
+
+const ALLOW: u32 = SECCOMP_RET_ALLOW;
+const KILL: u32 = SECCOMP_RET_KILL_PROCESS;
+const REFUSED: u32 = SECCOMP_RET_ERRNO | libc::EPERM as u32;
+const NO_SUCH_CALL: u32 = SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+const NO_SUCH_FAMILY: u32 = SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32;
+
+/// As on a kernel that is too old: libc does without. What clone3 asks for is in memory, where no filter looks.
+const ABSENT: &[i64] =
+    &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+
+/// Not permitted, whoever asks.
+const DENIED: &[i64] = &[
+    // File systems and roots.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    libc::SYS_acct,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_fanotify_init,
+    // Namespaces.
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    // Other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    // The kernel and the machine.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_syslog,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_vhangup,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+];
+
+const fn load(offset: u32) -> sock_filter {
+    sock_filter { code: (BPF_LD | BPF_W | BPF_ABS) as u16, jt: 0, jf: 0, k: offset }
+}
+
+/// Skips `jt` instructions when the comparison of the loaded value with `value` holds, `jf` when not.
+const fn jump(comparison: u32, value: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code: (BPF_JMP | comparison | BPF_K) as u16, jt, jf, k: value }
+}
+
+const fn answer(action: u32) -> sock_filter {
+    sock_filter { code: (BPF_RET | BPF_K) as u16, jt: 0, jf: 0, k: action }
+}
+
+/// A filter, ready to be put on.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter(Vec<sock_filter>);
+
+impl Filter {
+    /// The filter of every job.
+    pub(crate) fn of_jobs() -> Self {
+        let head = [
+            load(ARCHITECTURE),
+            jump(BPF_JEQ, OWN_ARCHITECTURE, 1, 0),
+            answer(KILL),
+            load(NUMBER),
+            jump(BPF_JGE, FOREIGN_NUMBERS, 0, 3),
+            jump(BPF_JEQ, NO_NUMBER, 0, 1),
+            answer(NO_SUCH_CALL),
+            answer(KILL),
+        ];
+        let call = |number: i64, action| [jump(BPF_JEQ, number as u32, 0, 1), answer(action)];
+        let absent = ABSENT.iter().flat_map(|number| call(*number, NO_SUCH_CALL));
+        let denied = DENIED.iter().flat_map(|number| call(*number, REFUSED));
+        let by_argument = [
+            jump(BPF_JEQ, libc::SYS_socket as u32, 1, 0),
+            jump(BPF_JEQ, libc::SYS_socketpair as u32, 0, 4),
+            load(FIRST_ARGUMENT),
+            jump(BPF_JEQ, libc::AF_UNIX as u32, 1, 0),
+            answer(NO_SUCH_FAMILY),
+            answer(ALLOW),
+            jump(BPF_JEQ, libc::SYS_clone as u32, 0, 3),
+            load(FIRST_ARGUMENT),
+            jump(BPF_JSET, NAMESPACES, 0, 1),
+            answer(REFUSED),
+            answer(ALLOW),
+        ];
+        Self(head.into_iter().chain(absent).chain(denied).chain(by_argument).collect())
+    }
+
+    /// Puts it on this process and all that it starts, for good. Needs no_new_privs. Only system calls.
+    pub(crate) fn put_on(&self) -> Result<(), Errno> {
+        let program = sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };
+        // SAFETY: the kernel copies the program, which outlives the call, and writes nothing.
+        let done = unsafe {
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, ptr::from_ref(&program), 0, 0)
+        };
+        if done == 0 { Ok(()) } else { Err(super::last_errno()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the filter as the kernel would.
+    fn verdict(architecture: u32, number: i64, argument: u32) -> u32 {
+        let filter = Filter::of_jobs().0;
+        let (mut at, mut loaded) = (0usize, 0u32);
+        loop {
+            let step = filter[at];
+            at += 1;
+            let jump = |yes: bool| usize::from(if yes { step.jt } else { step.jf });
+            match u32::from(step.code) {
+                code if code == BPF_RET | BPF_K => return step.k,
+                code if code == BPF_JMP | BPF_JEQ | BPF_K => at += jump(loaded == step.k),
+                code if code == BPF_JMP | BPF_JGE | BPF_K => at += jump(loaded >= step.k),
+                code if code == BPF_JMP | BPF_JSET | BPF_K => at += jump(loaded & step.k != 0),
+                _ => {
+                    loaded = match step.k {
+                        NUMBER => number as u32,
+                        ARCHITECTURE => architecture,
+                        _ => argument,
+                    }
+                }
+            }
+        }
+    }
+
+    fn own(number: i64, argument: u32) -> u32 {
+        verdict(OWN_ARCHITECTURE, number, argument)
+    }
+
+    #[test]
+    fn only_local_sockets_pass() {
+        for call in [libc::SYS_socket, libc::SYS_socketpair] {
+            assert_eq!(own(call, libc::AF_UNIX as u32), ALLOW);
+            for family in [libc::AF_VSOCK, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET] {
+                assert_eq!(own(call, family as u32), NO_SUCH_FAMILY);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_and_forks_pass_and_namespaces_do_not() {
+        let thread =
+            libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+        assert_eq!(own(libc::SYS_clone, thread as u32), ALLOW);
+        assert_eq!(own(libc::SYS_clone, (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as u32), ALLOW);
+        for kind in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWPID | libc::SIGCHLD] {
+            assert_eq!(own(libc::SYS_clone, kind as u32), REFUSED);
+        }
+        assert_eq!(own(libc::SYS_clone3, 0), NO_SUCH_CALL);
+    }
+
+    #[test]
+    fn every_listed_call_is_refused_and_others_pass() {
+        assert!(DENIED.iter().all(|call| own(*call, 0) == REFUSED));
+        assert!(ABSENT.iter().all(|call| own(*call, 0) == NO_SUCH_CALL));
+        for call in [libc::SYS_read, libc::SYS_execve, libc::SYS_mmap, libc::SYS_futex, libc::SYS_personality]
+        {
+            assert_eq!(own(call, 40), ALLOW);
+        }
+    }
+
+    #[test]
+    fn a_foreign_abi_is_the_end() {
+        assert_eq!(verdict(0x4000_0003, 102, 1), KILL, "i386's socketcall");
+        assert_eq!(own(i64::from(FOREIGN_NUMBERS) + libc::SYS_socket, 1), KILL, "x32");
+        assert_eq!(own(-1, 0), NO_SUCH_CALL);
+    }
+}

@@ -10,6 +10,7 @@
 
 mod command;
 mod crash;
+mod evil;
 mod examples;
 mod isolation;
 mod limits;

@@ -69,6 +69,41 @@ mod tests {
         assert_eq!(ending(11 | 0x80), Ending::Signal(11), "with a core dump");
     }
 
+    /// Runs an init over a process that does `end`, and exits with what that returns if it does.
+    fn told_of(end: fn(c_int) -> c_int, how: c_int) -> Option<Ending> {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        // SAFETY: both children make system calls only, and end.
+        let init_pid = unsafe { libc::fork() };
+        if init_pid == 0 {
+            // SAFETY: as above.
+            match Pid::from_raw(unsafe { libc::fork() }) {
+                // SAFETY: as above.
+                None => unsafe { libc::_exit(end(how)) },
+                Some(command) => init(command, write.as_fd()),
+            }
+        }
+        drop(write);
+        let mut status = 0;
+        // SAFETY: writes one integer of ours.
+        assert_eq!(unsafe { libc::waitpid(init_pid, &mut status, 0) }, init_pid);
+        assert_eq!(ending(status), Ending::Code(0), "the init itself ends well");
+        status_of(&read)
+    }
+
+    #[test]
+    fn an_init_tells_how_its_command_ended() {
+        assert_eq!(
+            told_of(|code| code, 137),
+            Some(Ending::Code(137)),
+            "not the signal that a shell would mean"
+        );
+        for signal in [libc::SIGTERM, libc::SIGUSR1, libc::SIGKILL] {
+            // SAFETY: ends the process that calls it.
+            let kill = |signal| unsafe { libc::kill(libc::getpid(), signal) };
+            assert_eq!(told_of(kill, signal), Some(Ending::Signal(signal)));
+        }
+    }
+
     #[test]
     fn half_a_status_is_none() {
         let (read, write) = rustix::pipe::pipe().unwrap();

@@ -77,7 +77,7 @@ for path in ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/sys/
              "/run/x", "/scratch/x", "/etc/x", "/usr/x", "/x", "/proc/1/oom_score_adj", "/var/tmp/x", "/home/x"]:
     attempt(f"write_{path}", lambda: open(path, "w").close())
 for path in ["/proc/1/mem", "/proc/1/environ", "/proc/1/maps", "/proc/1/root/etc/passwd", "/proc/kcore", "/proc/kmsg",
-             "/etc/shadow", "/scratch/work/main.py", "/sys/fs/cgroup/cgroup.procs", "/run/hostname"]:
+             "/etc/shadow", "/scratch/work/main.py", "/sys/fs/cgroup/cgroup.procs", "/run/hearth/hostname"]:
     attempt(f"read_{path}", lambda: open(path, "rb").read(1))
 
 status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())

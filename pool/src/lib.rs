@@ -15,3 +15,4 @@ pub mod redis_server;
 pub mod runtime;
 pub mod session;
 pub mod snapshot;
+mod vm;

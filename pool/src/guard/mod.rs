@@ -9,6 +9,7 @@
 //! made, is also held by the VM's processes (so that it outlives a killed guard exactly as long as they do), and is
 //! released last.
 
+mod cgroup;
 mod client;
 pub(crate) mod lock;
 pub(crate) mod owner;

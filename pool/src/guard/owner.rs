@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::process::ProcessId;
+use super::{
+    cgroup::{is_cgroup, remove_cgroup},
+    process::ProcessId,
+};
 
 const FILE: &str = "owner.json";
 
@@ -22,7 +25,7 @@ pub struct Owner {
     pub boot_id: String,
     /// The VM's CID, whose lock is held while the VM lives.
     pub cid: u32,
-    /// Directories of the VM outside its own one.
+    /// Directories of the VM outside its own one, control groups among them.
     pub also: Vec<PathBuf>,
     /// Its processes.
     pub processes: Vec<ProcessId>,
@@ -52,7 +55,8 @@ pub fn remove_directories(directory: &Path, also: &[PathBuf]) -> io::Result<()> 
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
+    let removed = if is_cgroup(path) { remove_cgroup(path) } else { fs::remove_dir_all(path) };
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(io::Error::new(error.kind(), format!("remove {}: {error}", path.display()))),
         Ok(()) => Ok(()),

@@ -54,7 +54,8 @@ pub struct OpenVm {
     pub directory: String,
     /// Its CID.
     pub cid: u32,
-    /// Further directories to make for it (absolute), such as one on a file system in memory.
+    /// Further directories to make for it (absolute), such as one on a file system in memory. Removed in this order; a
+    /// control group (version 2) with every process in it.
     pub also: Vec<PathBuf>,
 }
 

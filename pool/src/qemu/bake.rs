@@ -1,7 +1,6 @@
 //! From an image to a snapshot: boot, warm up, save.
 
 mod manifest;
-mod warm_up;
 
 use std::{
     fs::File,
@@ -12,14 +11,10 @@ use std::{
 
 use tokio::time::sleep;
 
-use self::{
-    manifest::{inputs_sha256, manifest, publish},
-    warm_up::run_warm_up,
-};
+use self::manifest::{inputs_sha256, manifest};
 use super::{
     QemuConfig,
     boot::{BootError, BootRequest, Booted, boot},
-    clone::{Holes, StopOnDrop, copy},
     memory::MemoryPlace,
     qmp::{
         Qmp, QmpError,
@@ -32,6 +27,10 @@ use crate::{
     runtime::Runtime,
     session::SessionError,
     snapshot::{Draft, HostFacts, MEMORY, PublishError, STATE, SnapshotStore, Verification},
+    vm::{
+        clone::{Holes, StopOnDrop, copy},
+        warm_up::{self, WarmUpError},
+    },
 };
 
 /// How long a boot may take. By translation on an idle host it takes four seconds.
@@ -40,8 +39,6 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 const QUIESCE_LIMIT: Duration = Duration::from_secs(60);
 /// How often somebody is asked whether it is done.
 const POLL: Duration = Duration::from_millis(20);
-/// How often a bake looks whether the other one is done.
-const LOCK_POLL: Duration = Duration::from_millis(200);
 
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +127,7 @@ pub async fn bake_snapshot(request: &BakeRequest<'_>, progress: &dyn Progress) -
     let store = SnapshotStore::new(&request.config.data_dir);
     let inputs_sha256 = inputs_sha256(request);
     let runtime = &request.runtime.name;
-    let draft = wait_for_draft(&store, runtime, progress).await?;
+    let draft = store.wait_for_draft(runtime, progress).await?;
     if !request.again
         && let Ok(current) = store.current(runtime, request.here, Verification::Size)
         && current.manifest.inputs_sha256 == inputs_sha256
@@ -158,7 +155,7 @@ pub async fn bake_snapshot(request: &BakeRequest<'_>, progress: &dyn Progress) -
     progress.report("publish", "digesting and putting in place");
     let manifest = manifest(request, inputs_sha256, protocol_version);
     let image = request.image.clone();
-    let directory = blocking("publish", move || Ok(publish(draft, manifest, &image))).await??;
+    let directory = blocking("publish", move || Ok(draft.publish_image(&manifest, &image))).await??;
     Ok(Baked::New(directory))
 }
 
@@ -169,10 +166,13 @@ async fn save(
     draft: &Draft,
     progress: &dyn Progress,
 ) -> Result<u32, BakeError> {
-    for (number, warm_up) in request.runtime.warm_up.iter().enumerate() {
+    for (number, command) in request.runtime.warm_up.iter().enumerate() {
         let of = request.runtime.warm_up.len();
-        progress.report("warm-up", &format!("{} of {of}: {}", number + 1, warm_up.argv.join(" ")));
-        run_warm_up(booted, warm_up).await?;
+        progress.report("warm-up", &format!("{} of {of}: {}", number + 1, command.argv.join(" ")));
+        warm_up::run(&booted.session, command).await.map_err(|error| match error {
+            WarmUpError::Session(source) => BakeError::Session { console: booted.console(), source },
+            WarmUpError::Failed { argv, how, output } => BakeError::WarmUp { argv, how, output },
+        })?;
     }
     progress.report("save", "stopping the guest and saving it");
     let quiesced = booted.session.quiesce(QUIESCE_LIMIT).await;
@@ -206,24 +206,6 @@ async fn save_state(qmp: &mut Qmp, path: &Path) -> Result<(), BakeError> {
             }
             _ => sleep(POLL).await,
         }
-    }
-}
-
-async fn wait_for_draft(
-    store: &SnapshotStore,
-    runtime: &str,
-    progress: &dyn Progress,
-) -> Result<Draft, BakeError> {
-    let mut told = false;
-    loop {
-        if let Some(draft) = store.draft(runtime)? {
-            return Ok(draft);
-        }
-        if !told {
-            progress.report("lock", "another bake of this runtime is at work, waiting for it");
-            told = true;
-        }
-        sleep(LOCK_POLL).await;
     }
 }
 

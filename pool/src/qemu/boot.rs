@@ -16,8 +16,6 @@ use tokio::{
 
 use super::{
     arguments::{MachineSpec, Start, arguments},
-    clone::{Holes, StopOnDrop, copy},
-    log_tail,
     memory::{MemoryFile, MemoryPlace},
     qmp::{Qmp, QmpError},
     serial::wait_for_agent,
@@ -27,6 +25,10 @@ use crate::{
     image::Image,
     runtime::Runtime,
     session::{Session, SessionError},
+    vm::{
+        clone::{Holes, StopOnDrop, copy},
+        log::log_tail,
+    },
 };
 
 /// Bound of QEMU's start and of each of its answers.

@@ -3,19 +3,17 @@
 mod arguments;
 mod bake;
 mod boot;
-mod clone;
 mod memory;
 mod probe;
 pub mod qmp;
 mod restore;
-mod seccomp;
 mod serial;
 mod vsock;
 
 use std::{
     collections::BTreeMap,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -29,11 +27,11 @@ pub use self::{
 };
 use self::{memory::MemoryPlace, vsock::Vsock};
 use crate::{
-    guard::{Guard, GuardError, owner::Owner, vms_directory},
+    guard::{Guard, GuardError},
     hypervisor::{DestroyError, Hypervisor, RestoreError, Restored, Slot},
     lease::Identity,
-    reclaim::reclaim,
     snapshot::{HostFacts, Snapshot, SnapshotError, SnapshotStore, Verification},
+    vm::directory::clear_without_guard,
 };
 
 /// Where things are and what is allowed.
@@ -106,42 +104,6 @@ impl Qemu {
         snapshots.insert(runtime.to_owned(), Arc::clone(&snapshot));
         Ok(snapshot)
     }
-
-    /// The guard died, and by that every VM of this worker: what is left lies on disk.
-    async fn clear_without_guard(&self, slot: &Slot) -> Result<(), DestroyError> {
-        let failed = |what: String| DestroyError { slot: slot.clone(), what };
-        let run_dir = self.config.run_dir.clone();
-        let reclaimed = tokio::task::spawn_blocking(move || reclaim(&run_dir)).await;
-        match reclaimed {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(failed(format!("{error}: {}", error.source))),
-            Err(error) => return Err(failed(error.to_string())),
-        }
-        match left_of(&self.config, slot) {
-            Ok(None) => Ok(()),
-            Ok(Some(path)) => Err(failed(format!("{} is still there", path.display()))),
-            Err(error) => Err(failed(error.to_string())),
-        }
-    }
-}
-
-/// A directory of this worker's VM in the slot, if there still is one.
-fn left_of(config: &QemuConfig, slot: &Slot) -> io::Result<Option<PathBuf>> {
-    let prefix = restore::directory_prefix(slot);
-    let entries = match std::fs::read_dir(vms_directory(&config.run_dir)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let path = entry?.path();
-        let ours =
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&prefix));
-        if ours && Owner::read(&path).is_ok_and(|owner| owner.worker == config.worker) {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
 }
 
 impl Hypervisor for Qemu {
@@ -168,24 +130,13 @@ impl Hypervisor for Qemu {
 
     async fn destroy(&self, slot: &Slot, vm: Option<QemuVm>) -> Result<(), DestroyError> {
         let outcome = match self.guard.end(&slot.to_string()).await {
-            Err(GuardError::Dead) => self.clear_without_guard(slot).await,
+            Err(GuardError::Dead) => {
+                clear_without_guard(&self.config.run_dir, &self.config.worker, slot).await
+            }
             Err(error) => Err(DestroyError { slot: slot.clone(), what: error.to_string() }),
             Ok(()) => Ok(()),
         };
         drop(vm);
         outcome
-    }
-}
-
-/// The end of a log file, for an error's message; a word about it when there is none.
-fn log_tail(path: &Path) -> String {
-    const TAIL_BYTES: usize = 2048;
-    match std::fs::read(path) {
-        Ok(bytes) if bytes.is_empty() => "it said nothing".to_owned(),
-        Ok(bytes) => {
-            let tail = bytes.get(bytes.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default();
-            String::from_utf8_lossy(tail).trim().to_owned()
-        }
-        Err(error) => format!("its log cannot be read: {error}"),
     }
 }

@@ -17,33 +17,25 @@ use self::load::wait_for_driver;
 use super::{
     Qemu, QemuVm,
     boot::END_GRACE,
-    log_tail,
     memory::MemoryFile,
     qmp::{QmpError, commands::Cont},
-    vsock::{SOCKET_PATH_MAX_BYTES, Vsock, port_socket},
+    vsock::{SOCKET_PATH_MAX_BYTES, Vsock},
 };
 use crate::{
     guard::{GuardError, OpenVm},
     hypervisor::{RestoreError, RestoreStep, Restored, Slot},
     lease::Identity,
     snapshot::Snapshot,
+    vm::{directory::unique_name, hybrid_vsock::port_socket, log::log_tail},
 };
 
 /// Bound of each part of a restore. An idle host needs 0.2 s for all of them; a busy one may need many times that.
 const STEP_LIMIT: Duration = Duration::from_secs(20);
 /// How often a state is asked for that nobody tells.
 const POLL: Duration = Duration::from_millis(2);
-/// Characters of a runtime's name that go into a directory's: sockets are below it, and their paths are short.
-const NAME_CHARACTERS: usize = 16;
 
 const QEMU_LOG: &str = "qemu.log";
 const DAEMON_LOG: &str = "vsock.log";
-
-/// What the directories of a slot's VMs begin with.
-pub fn directory_prefix(slot: &Slot) -> String {
-    let runtime: String = slot.runtime.chars().take(NAME_CHARACTERS).collect();
-    format!("{runtime}-{}-", slot.number)
-}
 
 /// A VM that is being made.
 struct Making<'a> {
@@ -97,8 +89,7 @@ impl Qemu {
         snapshot: Arc<Snapshot>,
     ) -> Result<Making<'_>, RestoreError> {
         let begun = Instant::now();
-        // The slot and the CID are for people and for reclaim; the token makes the name new.
-        let unique = format!("{}{}-{:x}", directory_prefix(slot), identity.cid, identity.token);
+        let unique = unique_name(slot, identity);
         let scratch_directory = self.config.scratch_dir.join(&unique);
         let mut also = vec![scratch_directory.clone()];
         also.extend(self.memory.directory(&unique));

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use hearth_schemas::manifest::{Accelerator, MANIFEST_VERSION, Manifest, SnapshotFile};
+use hearth_schemas::manifest::{Accelerator, HypervisorKind, MANIFEST_VERSION, Manifest, SnapshotFile};
 
 use super::{digest::sha256_file, host::HostFacts};
 
@@ -26,7 +26,11 @@ pub fn unfit(manifest: &Manifest, here: &HostFacts) -> Vec<String> {
         }
     };
     compare("manifest version", &manifest.manifest_version.to_string(), &MANIFEST_VERSION.to_string());
-    compare("QEMU", &manifest.hypervisor_version, &here.hypervisor_version);
+    let hypervisor = match manifest.hypervisor {
+        HypervisorKind::Qemu => "QEMU",
+        HypervisorKind::Firecracker => "Firecracker",
+    };
+    compare(hypervisor, &manifest.hypervisor_version, &here.hypervisor_version);
     let (then, now) = (&manifest.host, &here.host);
     compare("processor", &then.cpu_model, &now.cpu_model);
     if manifest.accelerator == Accelerator::Kvm {

@@ -11,7 +11,7 @@ use super::digest::sha256;
 /// This host, as far as snapshots care.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
-    /// QEMU's version as it prints it, the distributor's included.
+    /// The hypervisor's version as it prints it: of QEMU, the distributor's part included.
     pub hypervisor_version: String,
     /// The best accelerator that was proved to work.
     pub accelerator: Accelerator,
@@ -19,7 +19,7 @@ pub struct HostFacts {
     pub host: Host,
 }
 
-/// Looks at this host. `accelerator` is what a probe found.
+/// Looks at this host and its QEMU. `accelerator` is what a probe found.
 pub async fn host_facts(qemu: &Path, accelerator: Accelerator) -> io::Result<HostFacts> {
     let output = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().await;
     let output = output.map_err(|error| {
@@ -29,9 +29,14 @@ pub async fn host_facts(qemu: &Path, accelerator: Accelerator) -> io::Result<Hos
     let hypervisor_version = version(&text).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{} --version says {text:?}", qemu.display()))
     })?;
-    let cpuinfo = tokio::fs::read_to_string("/proc/cpuinfo").await?;
+    Ok(HostFacts { hypervisor_version, accelerator, host: this_host()? })
+}
+
+/// Processor and kernel.
+pub fn this_host() -> io::Result<Host> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    Ok(HostFacts { hypervisor_version, accelerator, host: host(&cpuinfo, kernel) })
+    Ok(host(&cpuinfo, kernel))
 }
 
 /// What follows `version` in the first line.

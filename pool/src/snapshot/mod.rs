@@ -18,7 +18,7 @@ mod store;
 
 pub use check::{Verification, unfit};
 pub use digest::{sha256_file, sha256_of};
-pub use host::{HostFacts, host_facts};
+pub use host::{HostFacts, host_facts, this_host};
 pub use publish::{Draft, PublishError};
 pub use store::{Snapshot, SnapshotError, SnapshotStore};
 

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hearth_schemas::manifest::{Manifest, SnapshotFile};
@@ -13,8 +14,13 @@ use rustix::{
     io::Errno,
 };
 
-use super::{MANIFEST, SnapshotStore, digest::sha256_file};
+use tokio::time::sleep;
 
+use super::{MANIFEST, MEMORY, ROOT, SCRATCH, STATE, SnapshotStore, digest::sha256_file};
+use crate::image::{Image, Progress};
+
+/// How often a bake looks whether the other one is done.
+const LOCK_POLL: Duration = Duration::from_millis(200);
 /// Characters of the inputs' digest that name a snapshot's directory.
 const NAME_DIGITS: usize = 16;
 
@@ -64,6 +70,27 @@ impl SnapshotStore {
     }
 }
 
+impl SnapshotStore {
+    /// Starts a new snapshot of a runtime when no other bake of it is at work any more. Cancel safe.
+    pub async fn wait_for_draft(
+        &self,
+        runtime: &str,
+        progress: &dyn Progress,
+    ) -> Result<Draft, PublishError> {
+        let mut told = false;
+        loop {
+            if let Some(draft) = self.draft(runtime)? {
+                return Ok(draft);
+            }
+            if !told {
+                progress.report("lock", "another bake of this runtime is at work, waiting for it");
+                told = true;
+            }
+            sleep(LOCK_POLL).await;
+        }
+    }
+}
+
 impl Draft {
     /// Where the files go.
     pub fn directory(&self) -> &Path {
@@ -78,6 +105,18 @@ impl Draft {
             Ok(SnapshotFile { name: name.to_owned(), size_bytes: metadata.len(), sha256 })
         });
         described.map_err(|source| PublishError { what: "read", path, source })
+    }
+
+    /// As [`Self::publish`], with the image's disks, which never change and are linked, and with every file described.
+    pub fn publish_image(self, manifest: &Manifest, image: &Image) -> Result<PathBuf, PublishError> {
+        let mut files = vec![self.describe(MEMORY, None)?, self.describe(STATE, None)?];
+        for (artefact, name) in [(&image.root, ROOT), (&image.scratch, SCRATCH)] {
+            let path = self.directory.join(name);
+            let linked = fs::hard_link(&artefact.path, &path);
+            linked.map_err(|source| PublishError { what: "link a disk to", path, source })?;
+            files.push(self.describe(name, Some(artefact.sha256.clone()))?);
+        }
+        self.publish(&Manifest { files, ..manifest.clone() })
     }
 
     /// Makes this the runtime's current snapshot, all at once, and removes those that nobody uses. Blocks.

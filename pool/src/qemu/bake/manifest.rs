@@ -1,38 +1,14 @@
 //! What a snapshot says about itself, and what it depends on.
 
-use std::{
-    fs,
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hearth_schemas::manifest::{Accelerator, HypervisorKind, MANIFEST_VERSION, Machine, Manifest};
 
-use super::{BakeError, BakeRequest, host};
-use crate::{
-    image::Image,
-    qemu::transport_of_host,
-    snapshot::{Draft, MEMORY, ROOT, SCRATCH, STATE, sha256_of},
-};
+use super::BakeRequest;
+use crate::{qemu::transport_of_host, snapshot::sha256_of};
 
 /// Raise it when the same image must give another snapshot.
 const BAKE_VERSION: u32 = 1;
-
-/// Links the disks, which never change, and describes every file.
-pub(super) fn publish(draft: Draft, manifest: Manifest, image: &Image) -> Result<PathBuf, BakeError> {
-    for (artefact, name) in [(&image.root, ROOT), (&image.scratch, SCRATCH)] {
-        let target = draft.directory().join(name);
-        fs::hard_link(&artefact.path, target).map_err(host("link a disk"))?;
-    }
-    let known = |sha256: &String| Some(sha256.clone());
-    let files = vec![
-        draft.describe(MEMORY, None)?,
-        draft.describe(STATE, None)?,
-        draft.describe(ROOT, known(&image.root.sha256))?,
-        draft.describe(SCRATCH, known(&image.scratch.sha256))?,
-    ];
-    Ok(draft.publish(&Manifest { files, ..manifest })?)
-}
 
 pub(super) fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: u32) -> Manifest {
     let runtime = request.runtime;

@@ -8,7 +8,6 @@ use crate::{
     hypervisor::RestoreError,
     qemu::{
         arguments::VSOCK_ADDR,
-        log_tail,
         qmp::{
             Qmp, QmpError,
             commands::{
@@ -16,9 +15,9 @@ use crate::{
                 QueryVirtioStatus, SetCapabilities, SocketAddress,
             },
         },
-        seccomp::unfiltered_threads,
         vsock::Vsock,
     },
+    vm::{log::log_tail, seccomp::unfiltered_threads},
 };
 
 /// The plugged vsock in QEMU's object tree.

@@ -10,9 +10,9 @@ use crate::{
     hypervisor::RestoreError,
     qemu::{
         arguments::{MachineSpec, Start, arguments},
-        clone::{StopOnDrop, clone_file},
         qmp::Qmp,
     },
+    vm::clone::{StopOnDrop, clone_file},
 };
 
 impl Making<'_> {

@@ -1,4 +1,4 @@
-//! Commands that are run before the snapshot, so that what jobs need first is in memory.
+//! Commands that a runtime runs before its snapshot, so that every VM has done them already.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,22 +6,38 @@ use bytes::Bytes;
 use hearth_schemas::guest::messages::{ExecLimits, User};
 use tokio::time::sleep;
 
-use super::BakeError;
 use crate::{
-    qemu::boot::Booted,
     runtime::WarmUp,
-    session::{Channel, Command},
+    session::{Channel, Command, Session, SessionError},
 };
 
 /// How long one command may take.
 const LIMIT: Duration = Duration::from_secs(300);
-/// After that, how long until the agent is no longer trusted to have enforced it.
+/// How much longer the host waits for an agent that should have ended it.
 const GRACE: Duration = Duration::from_secs(60);
 /// How much of a failed command's output its error shows, in bytes.
 const OUTPUT_TAIL_BYTES: usize = 4096;
 
-/// Runs one command as root. It must succeed.
-pub(super) async fn run_warm_up(booted: &Booted<'_>, warm_up: &WarmUp) -> Result<(), BakeError> {
+/// A command of a warm-up did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum WarmUpError {
+    /// It ran, and failed.
+    #[error("warm-up {argv:?} {how}: {output}")]
+    Failed {
+        /// The command.
+        argv: Vec<String>,
+        /// What became of it.
+        how: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// The agent failed.
+    #[error("the agent failed")]
+    Session(#[from] SessionError),
+}
+
+/// Runs one command as root in a guest that was booted for a bake.
+pub async fn run(session: &Session, warm_up: &WarmUp) -> Result<(), WarmUpError> {
     let command = Command {
         argv: warm_up.argv.clone(),
         env: environment(),
@@ -29,8 +45,7 @@ pub(super) async fn run_warm_up(booted: &Booted<'_>, warm_up: &WarmUp) -> Result
         limits: ExecLimits { wall_ms: u64::try_from(LIMIT.as_millis()).ok(), ..ExecLimits::default() },
         user: User::Root,
     };
-    let failed = |source| BakeError::Session { console: booted.console(), source };
-    let running = booted.session.exec(command, false).await.map_err(failed)?;
+    let running = session.exec(command, false).await?;
     let mut output = Vec::new();
     let keep = |_: Channel, bytes: Bytes| {
         output.extend_from_slice(&bytes);
@@ -38,8 +53,7 @@ pub(super) async fn run_warm_up(booted: &Booted<'_>, warm_up: &WarmUp) -> Result
         output.drain(..excess);
     };
     // The agent's own limit comes first; this one is for an agent that does not answer.
-    let kill = sleep(LIMIT + GRACE);
-    let exited = running.finish(Bytes::new(), keep, kill).await.map_err(failed)?;
+    let exited = running.finish(Bytes::new(), keep, sleep(LIMIT + GRACE)).await?;
     let how = match (exited.exit_code, exited.signal) {
         (Some(0), _) => return Ok(()),
         (Some(code), _) => format!("exited with {code}"),
@@ -47,7 +61,7 @@ pub(super) async fn run_warm_up(booted: &Booted<'_>, warm_up: &WarmUp) -> Result
         (None, None) => "did not run".to_owned(),
     };
     let output = String::from_utf8_lossy(&output).trim().to_owned();
-    Err(BakeError::WarmUp { argv: warm_up.argv.clone(), how, output })
+    Err(WarmUpError::Failed { argv: warm_up.argv.clone(), how, output })
 }
 
 fn environment() -> BTreeMap<String, String> {

@@ -1,4 +1,4 @@
-//! Whether every thread of QEMU is under its system call filter.
+//! Whether every thread of a hypervisor is under its system call filter.
 
 use std::{fs, io};
 

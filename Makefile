@@ -12,10 +12,10 @@ export HEARTH_DATA HEARTH_AGENT
 CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(PATH):$(CARGO_HOME)/bin:/usr/sbin:/sbin
 
-.PHONY: help deps agent build bake run test test-full lint bench
+.PHONY: help deps agent build bake run test test-full test-firecracker lint bench
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 deps: ## install what is missing on this machine (Debian bookworm, as root)
 	@deploy/install-deps.sh
@@ -36,10 +36,13 @@ lint: ## formatting, clippy, licences
 	@deploy/check.sh fmt clippy deny
 
 test: ## everything that CI runs, real VMs included
-	@deploy/check.sh deps fmt clippy deny agent build tests
+	@deploy/check.sh deps fmt clippy deny agent build tests firecracker
 
 test-full: ## as test, with the tests that take long
-	@HEARTH_TEST_FULL=1 deploy/check.sh deps fmt clippy deny agent build tests
+	@HEARTH_TEST_FULL=1 deploy/check.sh deps fmt clippy deny agent build tests firecracker
+
+test-firecracker: deps ## real Firecracker VMs (FIRECRACKER=/path), emulated where KVM boots none
+	@tests/rig/test-firecracker.sh
 
 bench: bake ## measure, against floors in the same run
 	cargo run --release --package hearth-bench -- run

@@ -11,6 +11,14 @@ agent() { deploy/build-agent.sh "${HEARTH_AGENT:-}"; }
 build() { cargo build --release --package hearth-worker; }
 # Here a real VM that cannot be had is a failure, not a skipped test.
 tests() { HEARTH_REQUIRE_REAL=1 cargo test --workspace --all-features --no-fail-fast; }
+firecracker() {
+  if [ -z "${FIRECRACKER:-}" ] && ! command -v firecracker >/dev/null; then
+    skipped='real Firecracker: FIRECRACKER names none, and there is none on the PATH'
+    printf '\nSKIPPED %s\n' "$skipped" >&2
+    return
+  fi
+  tests/rig/test-firecracker.sh
+}
 deny() {
   cargo deny --log-level error check bans licenses sources || return 1
   # The advisory database lives on a host of its own, which not every network reaches.
@@ -28,7 +36,7 @@ for check in "$@"; do
   printf '\n=== %s\n' "$check" >&2
   skipped='' started=$SECONDS outcome=ok
   "$check" || { outcome=FAILED; failed=1; }
-  summary+=("$(printf '%-8s %-7s %4d s%s' "$check" "$outcome" $((SECONDS - started)) "${skipped:+  SKIPPED $skipped}")")
+  summary+=("$(printf '%-11s %-7s %4d s%s' "$check" "$outcome" $((SECONDS - started)) "${skipped:+  SKIPPED $skipped}")")
   # Without what `deps` installs the rest would fail for reasons that are not the code's.
   [ "$check$outcome" != depsFAILED ] || break
 done

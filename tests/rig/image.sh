@@ -15,6 +15,10 @@ say() { printf 'rig: %s\n' "$*" >&2; }
 [ "$(cat "$out/recipe" 2>/dev/null)" != "$recipe" ] || exit 0
 [ "$(id -u)" = 0 ] || { say 'building its machine needs root'; exit 1; }
 
+for tool in cpio depmod dpkg-deb mke2fs mmdebstrap modprobe xz; do
+  command -v "$tool" >/dev/null || { say "its machine cannot be built without $tool"; exit 1; }
+done
+
 mkdir -p "$out"
 exec 9>"$out/lock"
 flock 9

@@ -27,7 +27,7 @@ cache=${RIG_CACHE:-${HEARTH_DATA:-/var/lib/hearth}/rig}
 "$here/image.sh" "$cache" || fail 'its machine could not be built'
 
 work=$(mktemp -d)
-trap 'kill "${qemu:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/in/bin"
 install -m 755 "$FIRECRACKER" "$work/in/bin/firecracker"
 [ -z "${JAILER:-}" ] || install -m 755 "$JAILER" "$work/in/bin/jailer"
@@ -44,7 +44,8 @@ for path in ${inputs[@]+"${inputs[@]}"}; do
 done
 truncate -s 4G "$work/out.tar"
 
-qemu-system-x86_64 \
+status=0
+timeout --kill-after=10 "$limit" qemu-system-x86_64 \
   -M q35 -accel tcg,thread=multi -cpu max,+svm -smp 2 -m "${RIG_MEMORY_MIB:-3072}" \
   -nodefaults -no-user-config -display none -no-reboot \
   -kernel "$cache/kernel" -initrd "$cache/initramfs" \
@@ -53,14 +54,8 @@ qemu-system-x86_64 \
   -drive "file=$cache/root.ext4,format=raw,if=none,id=root,snapshot=on,cache=unsafe" -device virtio-blk-pci,drive=root \
   -drive "file=$work/in.tar,format=raw,if=none,id=in,readonly=on" -device virtio-blk-pci,drive=in \
   -drive "file=$work/out.tar,format=raw,if=none,id=out,cache=unsafe,discard=unmap" -device virtio-blk-pci,drive=out \
-  </dev/null &
-qemu=$!
-(sleep "$limit" && kill "$qemu" && echo over >"$work/over") 2>/dev/null &
-timer=$!
-wait "$qemu" || true
-qemu=
-kill "$timer" 2>/dev/null || true
-[ ! -e "$work/over" ] || { printf 'rig: not done within %s s\n' "$limit" >&2; exit 124; }
+  </dev/null || status=$?
+[ "$status" != 124 ] || { printf 'rig: not done within %s s\n' "$limit" >&2; exit 124; }
 
 mkdir -p "$work/out"
 tar -xf "$work/out.tar" -C "$work/out" 2>/dev/null || true

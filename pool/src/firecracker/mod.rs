@@ -1,3 +1,174 @@
-//! Firecracker: the hypervisor for production.
+//! VMs by Firecracker, in production: jailed, restored from a snapshot whose memory every clone shares until it writes.
 
 pub mod api;
+mod bake;
+mod boot;
+mod host;
+pub mod kernel;
+mod place;
+mod restore;
+mod vsock;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::net::UnixStream;
+
+use self::{api::RateLimiter, place::Place};
+pub use self::{
+    bake::{BakeError, BakeRequest, Baked, bake_snapshot},
+    boot::BootError,
+    host::{HostError, host_facts},
+    place::{Confinement, Jailer, NoUid},
+    vsock::Listener,
+};
+use crate::{
+    guard::{Guard, GuardError},
+    hypervisor::{DestroyError, Hypervisor, RestoreError, Restored, Slot},
+    lease::Identity,
+    snapshot::{HostFacts, Snapshot, SnapshotError, SnapshotStore, Verification},
+    vm::directory::clear_without_guard,
+};
+
+/// How long the agent of a restored VM may take to answer. It listened before the snapshot, so this is scheduling only.
+const DIAL_LIMIT: Duration = Duration::from_secs(20);
+/// What the process says, in the VM's directory.
+const LOG: &str = "firecracker.log";
+
+/// Where things are and what is allowed.
+#[derive(Clone, Debug)]
+pub struct FirecrackerConfig {
+    /// `firecracker`. The jailer wants that word in the file's name.
+    pub firecracker: PathBuf,
+    /// How its processes are held.
+    pub confinement: Confinement,
+    /// Directory of VMs and locks.
+    pub run_dir: PathBuf,
+    /// Directory of snapshots; below it, in `firecracker/`, also what VMs write, since a jail takes files of its own file
+    /// system only. Not mounted `nodev` or `noexec`.
+    pub data_dir: PathBuf,
+    /// Limits of a VM's scratch disk.
+    pub scratch_rate: Option<RateLimiter>,
+    /// Accept a Firecracker whose threads are not all under a system call filter.
+    pub insecure_seccomp: bool,
+    /// Who this worker is, for the records of its VMs. Unique among live workers of this host.
+    pub worker: String,
+}
+
+impl FirecrackerConfig {
+    /// Its snapshots: not those of another hypervisor.
+    pub fn store(&self) -> SnapshotStore {
+        SnapshotStore::new(&self.directory())
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.data_dir.join("firecracker")
+    }
+
+    fn jails(&self) -> PathBuf {
+        self.directory().join("jails")
+    }
+}
+
+/// VMs by Firecracker, under a guard.
+#[derive(Debug)]
+pub struct Firecracker {
+    config: FirecrackerConfig,
+    here: HostFacts,
+    guard: Guard,
+    store: SnapshotStore,
+    /// The snapshot of each runtime that was restored last. Held in use, so that no bake removes it.
+    snapshots: Mutex<BTreeMap<String, Arc<Snapshot>>>,
+}
+
+/// A running VM.
+#[derive(Debug)]
+pub struct FirecrackerVm {
+    /// What the guard calls it.
+    name: String,
+    place: Place,
+    _snapshot: Arc<Snapshot>,
+}
+
+impl Firecracker {
+    /// VMs of this host, made by `guard`, which was started with the same run directory and worker. What is insecure is
+    /// logged.
+    pub fn new(config: FirecrackerConfig, here: HostFacts, guard: Guard) -> Self {
+        if config.confinement == Confinement::InsecureDirect {
+            tracing::warn!("insecure: Firecracker runs without its jailer");
+        }
+        if config.insecure_seccomp {
+            tracing::warn!("insecure: a Firecracker without system call filters is accepted");
+        }
+        Self { store: config.store(), snapshots: Mutex::default(), config, here, guard }
+    }
+
+    /// The runtime's snapshot of now: a bake may have made another since the last restore. A new one is read ahead, so that
+    /// the first VMs do not wait for the disk. Blocks for a short time.
+    pub fn snapshot(&self, runtime: &str) -> Result<Arc<Snapshot>, SnapshotError> {
+        let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = self.store.current_name(runtime);
+        if let Some(known) = snapshots.get(runtime)
+            && known.directory.file_name().and_then(|known| known.to_str()) == name.as_deref()
+        {
+            return Ok(Arc::clone(known));
+        }
+        let snapshot = Arc::new(self.store.current(runtime, &self.here, Verification::Size)?);
+        for file in [snapshot.memory(), snapshot.root()] {
+            if let Err(error) = read_ahead(&file) {
+                tracing::warn!(file = %file.display(), %error, "cannot be read ahead");
+            }
+        }
+        snapshots.insert(runtime.to_owned(), Arc::clone(&snapshot));
+        Ok(snapshot)
+    }
+}
+
+/// Asks the kernel to have the file in its page cache soon.
+fn read_ahead(file: &Path) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(std::fs::File::open(file)?, 0, None, rustix::fs::Advice::WillNeed)?)
+}
+
+impl Hypervisor for Firecracker {
+    type Vm = FirecrackerVm;
+    type Io = UnixStream;
+    type Accept = Listener;
+
+    async fn restore(
+        &self,
+        slot: &Slot,
+        identity: &Identity,
+    ) -> Result<Restored<FirecrackerVm>, RestoreError> {
+        self.restore_slot(slot, identity).await
+    }
+
+    async fn dial(&self, vm: &FirecrackerVm) -> io::Result<UnixStream> {
+        vsock::dial(&vm.place, DIAL_LIMIT).await
+    }
+
+    fn listen(&self, vm: &FirecrackerVm, port: u16) -> io::Result<Listener> {
+        vsock::listen(&vm.place, port)
+    }
+
+    async fn exited(&self, vm: &FirecrackerVm) {
+        let how = self.guard.exited(&vm.name).await;
+        tracing::info!(vm = %vm.name, %how, "VM ended");
+    }
+
+    async fn destroy(&self, slot: &Slot, vm: Option<FirecrackerVm>) -> Result<(), DestroyError> {
+        let outcome = match self.guard.end(&slot.to_string()).await {
+            Err(GuardError::Dead) => {
+                clear_without_guard(&self.config.run_dir, &self.config.worker, slot).await
+            }
+            Err(error) => Err(DestroyError { slot: slot.clone(), what: error.to_string() }),
+            Ok(()) => Ok(()),
+        };
+        drop(vm);
+        outcome
+    }
+}

@@ -1,20 +1,25 @@
 //! What requests carry. Field names and ranges are those of Firecracker's OpenAPI description.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::Serialize;
 
 /// Names a device within its VM: `[A-Za-z0-9_]`, 1 to 64 bytes, so that it is safe in a URL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
-pub struct DeviceId(String);
+pub struct DeviceId(Cow<'static, str>);
 
 impl DeviceId {
+    /// The root disk.
+    pub const ROOT: Self = Self(Cow::Borrowed("root"));
+    /// The scratch disk.
+    pub const SCRATCH: Self = Self(Cow::Borrowed("scratch"));
+
     /// The name, unless it has a character or a length that is not allowed.
     pub fn new(name: &str) -> Option<Self> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         let fits = (1..=64).contains(&name.len()) && name.bytes().all(allowed);
-        fits.then(|| Self(name.to_owned()))
+        fits.then(|| Self(Cow::Owned(name.to_owned())))
     }
 }
 

@@ -1,0 +1,214 @@
+//! From an image to a snapshot: boot, warm up, save.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hearth_schemas::manifest::{HypervisorKind, MANIFEST_VERSION, Machine, Manifest, Transport};
+
+use super::{
+    FirecrackerConfig,
+    api::{ApiError, Running, SnapshotCreate, SnapshotType},
+    boot::{BootError, BootRequest, Booted, boot},
+    place::Place,
+};
+use crate::{
+    guard::{Guard, GuardError},
+    image::{Image, Progress},
+    runtime::Runtime,
+    session::{Session, SessionError},
+    snapshot::{Draft, HostFacts, MEMORY, PublishError, STATE, Verification, sha256_of},
+    vm::{
+        clone::{Holes, StopOnDrop, copy},
+        warm_up::{self, WarmUpError},
+    },
+};
+
+/// Raise it when the same image must give another snapshot.
+const BAKE_VERSION: u32 = 1;
+/// How long a boot may take. By KVM it takes less than a second, and under emulation as much as a minute.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// How long the agent may take to write its caches and fall silent.
+const QUIESCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum BakeError {
+    /// The image did not boot.
+    #[error("the image of {runtime} does not boot")]
+    Boot {
+        /// The runtime.
+        runtime: String,
+        /// Why.
+        #[source]
+        source: BootError,
+    },
+    /// The warm-up failed.
+    #[error(transparent)]
+    WarmUp(#[from] WarmUpError),
+    /// The agent failed.
+    #[error("the agent failed")]
+    Session(#[from] SessionError),
+    /// Firecracker did not save the VM.
+    #[error("the VM cannot be saved")]
+    Save(#[from] ApiError),
+    /// The VM cannot be ended.
+    #[error("the VM cannot be ended")]
+    Guard(#[from] GuardError),
+    /// A file could not be read or written.
+    #[error("{what}")]
+    Host {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The snapshot could not be put in place.
+    #[error("the snapshot cannot be put in place")]
+    Publish(#[from] PublishError),
+}
+
+/// What to bake.
+#[derive(Clone, Copy, Debug)]
+pub struct BakeRequest<'a> {
+    /// Where things are.
+    pub config: &'a FirecrackerConfig,
+    /// Who makes the VM; started with the same run directory.
+    pub guard: &'a Guard,
+    /// This host.
+    pub here: &'a HostFacts,
+    /// The runtime.
+    pub runtime: &'a Runtime,
+    /// What it boots from.
+    pub image: &'a Image,
+    /// Bake even if nothing has changed.
+    pub again: bool,
+}
+
+/// What a bake came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Baked {
+    /// There was a snapshot of the same inputs already.
+    Unchanged(PathBuf),
+    /// There is a new one.
+    New(PathBuf),
+}
+
+/// Bakes a runtime's snapshot, if there is not one of the same inputs that fits this host. Waits while another process
+/// bakes the same runtime. Cancelled or failed, it leaves at most a directory that the next bake removes; its VM ends
+/// with the guard.
+pub async fn bake_snapshot(request: &BakeRequest<'_>, progress: &dyn Progress) -> Result<Baked, BakeError> {
+    let store = request.config.store();
+    let inputs_sha256 = inputs_sha256(request);
+    let runtime = &request.runtime.name;
+    let draft = store.wait_for_draft(runtime, progress).await?;
+    if !request.again
+        && let Ok(current) = store.current(runtime, request.here, Verification::Size)
+        && current.manifest.inputs_sha256 == inputs_sha256
+    {
+        return Ok(Baked::Unchanged(current.directory));
+    }
+    progress.report("boot", &format!("booting {runtime} by Firecracker"));
+    let boot_request = BootRequest {
+        config: request.config,
+        guard: request.guard,
+        runtime: request.runtime,
+        image: request.image,
+        limit: BOOT_LIMIT,
+    };
+    let booted = boot(&boot_request).await;
+    let booted = booted.map_err(|source| BakeError::Boot { runtime: runtime.clone(), source })?;
+    let Booted { name, place, running, session } = booted;
+    let saved = save(request.runtime, session, running, &place, &draft, progress).await;
+    let ended = request.guard.end(&name).await;
+    let protocol_version = saved?;
+    ended?;
+    progress.report("publish", "digesting and putting in place");
+    let manifest = manifest(request, inputs_sha256, protocol_version);
+    let image = request.image.clone();
+    let published = blocking("publish", move || Ok(draft.publish_image(&manifest, &image))).await?;
+    Ok(Baked::New(published?))
+}
+
+/// Warms up, and saves memory and state to the draft. Returns the agent's highest protocol version.
+async fn save(
+    runtime: &Runtime,
+    session: Session,
+    running: Running,
+    place: &Place,
+    draft: &Draft,
+    progress: &dyn Progress,
+) -> Result<u32, BakeError> {
+    for (number, command) in runtime.warm_up.iter().enumerate() {
+        let of = runtime.warm_up.len();
+        progress.report("warm-up", &format!("{} of {of}: {}", number + 1, command.argv.join(" ")));
+        warm_up::run(&session, command).await?;
+    }
+    progress.report("save", "pausing the guest and saving it");
+    session.quiesce(QUIESCE_LIMIT).await?;
+    let protocol_version = session.hello().version_max;
+    // Every clone would have the connection, and none of them its other end.
+    drop(session);
+    let create = SnapshotCreate {
+        snapshot_type: SnapshotType::Full,
+        snapshot_path: STATE.to_owned(),
+        mem_file_path: MEMORY.to_owned(),
+    };
+    running.snapshot(create).await?;
+    let (from, to) = (place.file(MEMORY), draft.directory().join(MEMORY));
+    let (state, state_to) = (place.file(STATE), draft.directory().join(STATE));
+    let stop = StopOnDrop::default();
+    let flag = stop.flag();
+    let bytes = blocking("take over the snapshot's files", move || {
+        fs::copy(state, state_to)?;
+        let target = File::options().write(true).create_new(true).open(to)?;
+        copy(&File::open(from)?, &target, Holes::Dig, &flag)
+    });
+    progress.report("save", &format!("{} MiB of memory are not zero", bytes.await? >> 20));
+    Ok(protocol_version)
+}
+
+fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: u32) -> Manifest {
+    let runtime = request.runtime;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Manifest {
+        manifest_version: MANIFEST_VERSION,
+        runtime: runtime.name.clone(),
+        inputs_sha256,
+        baked_unix_s: now.as_secs(),
+        hypervisor: HypervisorKind::Firecracker,
+        hypervisor_version: request.here.hypervisor_version.clone(),
+        accelerator: request.here.accelerator,
+        host: request.here.host.clone(),
+        transport: Transport::HybridVsock,
+        protocol_version,
+        machine: Machine {
+            vcpus: runtime.vcpus,
+            vm_memory_mib: runtime.vm_memory_mib,
+            scratch_mib: runtime.scratch_mib,
+            kernel: request.image.kernel_version.clone(),
+        },
+        entry: runtime.entry.clone(),
+        files: Vec::new(),
+    }
+}
+
+/// What the snapshot depends on, as one digest: baked again when it changes. The host's part is what
+/// [`crate::snapshot::unfit`] compares.
+fn inputs_sha256(request: &BakeRequest<'_>) -> String {
+    let here = request.here;
+    let image = &request.image.inputs_sha256;
+    sha256_of(&("firecracker", BAKE_VERSION, image, &here.hypervisor_version, &here.host))
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, BakeError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(error.into())).map_err(|source| BakeError::Host { what, source })
+}

@@ -1,0 +1,219 @@
+//! From a snapshot to a VM that runs.
+
+use std::{fs::File, io, time::Duration};
+
+use hearth_schemas::manifest::{HypervisorKind, Manifest, Transport};
+use tokio::time::Instant;
+
+use super::{
+    Firecracker, FirecrackerVm, LOG,
+    api::{ApiError, DeviceId, Fresh, Limits, MemoryBackend, PartialDrive, SnapshotLoad},
+    place::{API_SOCKET, Needs, Place, Plan, User, plan},
+};
+use crate::{
+    guard::{GuardError, OpenVm},
+    hypervisor::{RestoreError, RestoreStep, Restored, Slot},
+    lease::Identity,
+    snapshot::{MEMORY, ROOT, SCRATCH, STATE, Snapshot},
+    vm::{
+        clone::{StopOnDrop, clone_file},
+        directory::unique_name,
+        log::{chain, log_tail},
+        seccomp::unfiltered_threads,
+    },
+};
+
+/// Bounds of the API's calls. An idle host needs a tenth of a second for all of them.
+const LIMITS: Limits = Limits {
+    setup: Duration::from_secs(20),
+    load: Duration::from_secs(20),
+    create: Duration::from_secs(300),
+};
+
+/// A VM that is being made.
+struct Making<'a> {
+    firecracker: &'a Firecracker,
+    snapshot: &'a Snapshot,
+    name: &'a str,
+    place: Place,
+    argv: Vec<String>,
+    steps: Vec<RestoreStep>,
+}
+
+impl Firecracker {
+    pub(super) async fn restore_slot(
+        &self,
+        slot: &Slot,
+        identity: &Identity,
+    ) -> Result<Restored<FirecrackerVm>, RestoreError> {
+        let snapshot = self.snapshot(&slot.runtime).map_err(|e| RestoreError::Snapshot(e.to_string()))?;
+        serves(&snapshot.manifest)?;
+        let begun = Instant::now();
+        let unique = unique_name(slot, identity);
+        let plan = self.plan(&unique, identity, &snapshot.manifest)?;
+        let name = slot.to_string();
+        let open =
+            OpenVm { vm: name.clone(), directory: unique, cid: identity.cid, also: plan.directories.clone() };
+        let opened = self.guard.open(open).await.map_err(|error| refused(&error, identity))?;
+        let place = Place::make(&plan).map_err(host("make the VM's root directory"))?;
+        let mut making = Making {
+            firecracker: self,
+            snapshot: &snapshot,
+            name: &name,
+            place,
+            argv: plan.argv,
+            steps: Vec::new(),
+        };
+        making.step("open", begun);
+        let ended = |how| RestoreError::Vmm(format!("{how}; {}", log_tail(&opened.directory.join(LOG))));
+        tokio::select! {
+            made = making.make() => made?,
+            how = self.guard.exited(&name) => return Err(ended(how)),
+        }
+        let Making { place, steps, .. } = making;
+        let named = snapshot.manifest.inputs_sha256.clone();
+        Ok(Restored { vm: FirecrackerVm { name, place, _snapshot: snapshot }, snapshot: named, steps })
+    }
+
+    fn plan(&self, unique: &str, identity: &Identity, manifest: &Manifest) -> Result<Plan, RestoreError> {
+        let machine = &manifest.machine;
+        let needs = Needs {
+            vcpus: machine.vcpus,
+            memory_bytes: machine.vm_memory_mib << 20,
+            file_bytes: machine.scratch_mib << 20,
+        };
+        let config = &self.config;
+        plan(
+            &config.confinement,
+            &config.firecracker,
+            &config.jails(),
+            unique,
+            User::Cid(identity.cid),
+            needs,
+        )
+        .map_err(|error| RestoreError::Vmm(error.to_string()))
+    }
+}
+
+impl Making<'_> {
+    fn step(&mut self, name: &'static str, begun: Instant) {
+        self.steps.push(RestoreStep { name, took: begun.elapsed() });
+    }
+
+    async fn make(&mut self) -> Result<(), RestoreError> {
+        for (file, name) in
+            [(self.snapshot.state(), STATE), (self.snapshot.memory(), MEMORY), (self.snapshot.root(), ROOT)]
+        {
+            self.place.link(&file, name).map_err(host("link the snapshot's files"))?;
+        }
+        let begun = Instant::now();
+        // Firecracker needs a moment to come up, and does not look at the disk meanwhile.
+        let ((cloned, clone_took), started) =
+            tokio::join!(async { (self.clone_scratch().await, begun.elapsed()) }, self.start());
+        cloned?;
+        let (fresh, pid) = started?;
+        self.steps.push(RestoreStep { name: "clone", took: clone_took });
+        self.step("start", begun);
+
+        let begun = Instant::now();
+        let mut loaded = fresh.load(snapshot_load()).await.map_err(vmm)?;
+        if let Some(rate_limiter) = self.firecracker.config.scratch_rate {
+            let drive = PartialDrive {
+                drive_id: DeviceId::SCRATCH,
+                path_on_host: None,
+                rate_limiter: Some(rate_limiter),
+            };
+            loaded.patch_drive(drive).await.map_err(vmm)?;
+        }
+        self.step("load", begun);
+
+        let begun = Instant::now();
+        loaded.resume().await.map_err(vmm)?;
+        self.check_seccomp(pid)?;
+        self.step("resume", begun);
+        Ok(())
+    }
+
+    async fn clone_scratch(&self) -> Result<(), RestoreError> {
+        let (from, to) = (self.snapshot.scratch(), self.place.file(SCRATCH));
+        let stop = StopOnDrop::default();
+        let flag = stop.flag();
+        let cloned = tokio::task::spawn_blocking(move || -> io::Result<()> {
+            let target = File::options().read(true).write(true).create_new(true).open(to)?;
+            clone_file(&File::open(from)?, &target, &flag).map(drop)
+        });
+        let cloned = cloned.await.unwrap_or_else(|error| Err(error.into()));
+        cloned.and_then(|()| self.place.give(SCRATCH)).map_err(host("copy the scratch disk"))
+    }
+
+    async fn start(&self) -> Result<(Fresh, u32), RestoreError> {
+        let guard = &self.firecracker.guard;
+        let pid = guard.spawn(self.name, self.argv.clone(), LOG).await;
+        let pid = pid.map_err(|error| RestoreError::Vmm(error.to_string()))?;
+        let fresh = Fresh::connect(&self.place.socket(API_SOCKET), LIMITS).await.map_err(vmm)?;
+        Ok((fresh, pid))
+    }
+
+    /// The guard's child is Firecracker itself, or the first of a short line of processes that ends with it.
+    fn check_seccomp(&self, pid: u32) -> Result<(), RestoreError> {
+        let looked = last_descendant(pid).and_then(unfiltered_threads);
+        let missing = looked.map_err(host("look at Firecracker's threads"))?;
+        if missing.is_empty() || self.firecracker.config.insecure_seccomp {
+            return Ok(());
+        }
+        Err(RestoreError::Vmm(format!(
+            "Firecracker runs without a system call filter (allow it with insecure.seccomp): {}",
+            missing.join(", ")
+        )))
+    }
+}
+
+/// Follows only children to the last process of a line. A process with two is no such line.
+fn last_descendant(pid: u32) -> io::Result<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let mut children = children.split_ascii_whitespace();
+    match (children.next().map(str::parse), children.next()) {
+        (None, _) => Ok(pid),
+        (Some(Ok(child)), None) => last_descendant(child),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("process {pid} has several children"))),
+    }
+}
+
+/// Paths are relative to the VM's own root, in the snapshot's state as here.
+fn snapshot_load() -> SnapshotLoad {
+    SnapshotLoad {
+        snapshot_path: STATE.to_owned(),
+        mem_backend: MemoryBackend::File(MEMORY.to_owned()),
+        resume_vm: false,
+        network_overrides: Vec::new(),
+        vsock_override: None,
+    }
+}
+
+fn serves(manifest: &Manifest) -> Result<(), RestoreError> {
+    let runtime = &manifest.runtime;
+    if manifest.hypervisor != HypervisorKind::Firecracker {
+        return Err(RestoreError::Snapshot(format!("{runtime} is not a snapshot of Firecracker")));
+    }
+    if manifest.transport != Transport::HybridVsock {
+        let transport = manifest.transport;
+        let what = format!("{runtime} has no vsock but {transport:?}: run `hearth bake {runtime}`");
+        return Err(RestoreError::Snapshot(what));
+    }
+    Ok(())
+}
+
+fn refused(error: &GuardError, identity: &Identity) -> RestoreError {
+    match error {
+        GuardError::IdentityBusy => RestoreError::IdentityBusy { cid: identity.cid },
+        other => RestoreError::Vmm(other.to_string()),
+    }
+}
+
+fn host(what: &'static str) -> impl Fn(io::Error) -> RestoreError {
+    move |source| RestoreError::Host { what: what.to_owned(), source }
+}
+
+fn vmm(error: ApiError) -> RestoreError {
+    RestoreError::Vmm(chain(&error))
+}

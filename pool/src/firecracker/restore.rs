@@ -9,6 +9,7 @@ use super::{
     Firecracker, FirecrackerVm, LOG,
     api::{ApiError, DeviceId, Fresh, Limits, MemoryBackend, PartialDrive, SnapshotLoad},
     place::{API_SOCKET, Needs, Place, Plan, User, plan},
+    vsock,
 };
 use crate::{
     guard::{GuardError, OpenVm},
@@ -29,6 +30,9 @@ const LIMITS: Limits = Limits {
     load: Duration::from_secs(20),
     create: Duration::from_secs(300),
 };
+
+/// How long the guest's vsock may take to settle where Firecracker does not wait for that.
+const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A VM that is being made.
 struct Making<'a> {
@@ -116,6 +120,7 @@ impl Making<'_> {
         self.step("start", begun);
 
         let begun = Instant::now();
+        let held = fresh.features().vsock_held;
         let mut loaded = fresh.load(snapshot_load()).await.map_err(vmm)?;
         if let Some(rate_limiter) = self.firecracker.config.scratch_rate {
             let drive = PartialDrive {
@@ -131,6 +136,13 @@ impl Making<'_> {
         loaded.resume().await.map_err(vmm)?;
         self.check_seccomp(pid)?;
         self.step("resume", begun);
+
+        if !held {
+            let begun = Instant::now();
+            let settled = vsock::settle(&self.place, SETTLE_LIMIT).await;
+            settled.map_err(|error| RestoreError::Vmm(format!("the agent does not answer: {error}")))?;
+            self.step("settle", begun);
+        }
         Ok(())
     }
 

@@ -33,6 +33,22 @@ pub(super) async fn dial(place: &Place, limit: Duration) -> io::Result<UnixStrea
     }
 }
 
+/// Waits until the guest has cut what its snapshot was connected to, for a Firecracker that does not.
+///
+/// The guest learns of that by the interrupt that also brings the first `CONNECT`, and works on both in this order:
+/// connection, cut. So a connection over which its agent, a process, has said hello was made after the cut. Cancel safe.
+pub(super) async fn settle(place: &Place, limit: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let stream = dial(place, deadline.saturating_duration_since(Instant::now())).await?;
+        match timeout(TRY_LIMIT, hearth_wire::connect(stream)).await {
+            Ok(Ok(_)) => return Ok(()),
+            _ if Instant::now() >= deadline => return Err(io::ErrorKind::TimedOut.into()),
+            _ => {}
+        }
+    }
+}
+
 async fn connect(place: &Place) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(place.socket(VSOCK_SOCKET)).await?;
     handshake(&mut stream, AGENT_PORT).await?;

@@ -55,7 +55,7 @@ pub struct Unsupported {
     pub reason: &'static str,
 }
 
-/// What a supported release understands beyond 1.15.1. An unknown field is refused by Firecracker, so none is sent.
+/// What a supported release does beyond 1.15.1. An unknown field is refused by Firecracker, so none is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// The release.
@@ -66,6 +66,9 @@ pub struct Features {
     pub serial_rate_limiter: bool,
     /// `mtu` of a network interface.
     pub mtu: bool,
+    /// Holds back what the host sends over vsock until the restored guest has taken note that its connections are gone.
+    /// Without it, a connection that the host makes early is made, and then cut with those of the snapshot.
+    pub vsock_held: bool,
 }
 
 impl Features {
@@ -78,8 +81,16 @@ impl Features {
             (1, 15, 0) => refuse("a guest can attack its device initialisation, fixed in 1.15.1"),
             // Upstream's change 5958, first released in 1.16.1.
             (1, 16, 0) => refuse("the vsock of a restored guest can stay silent for ever, fixed in 1.16.1"),
-            (1, 15, _) => Ok(Self { version, vsock_override: false, serial_rate_limiter: false, mtu: false }),
-            (1, ..) => Ok(Self { version, vsock_override: true, serial_rate_limiter: true, mtu: true }),
+            (1, minor, _) => {
+                let later = minor >= 16;
+                Ok(Self {
+                    version,
+                    vsock_override: later,
+                    serial_rate_limiter: later,
+                    mtu: later,
+                    vsock_held: later,
+                })
+            }
             _ => refuse("its API is not known here"),
         }
     }

@@ -45,4 +45,5 @@ test-firecracker: deps ## real Firecracker VMs (FIRECRACKER=/path), emulated whe
 	@tests/rig/test-firecracker.sh
 
 bench: bake ## measure, against floors in the same run
+	@deploy/build-static.sh $(TARGET_DIR)/release/guest-echo-static guest-echo --package hearth-bench --no-default-features
 	cargo run --release --package hearth-bench -- run

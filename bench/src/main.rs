@@ -1,1 +1,95 @@
-fn main() {}
+//! `hearth-bench run` and `hearth-bench compare`.
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use hearth_bench::{Plan, by_hand::ByHand, floor, restores, series::Report, sessions, wire};
+use hearth_tests::real::{Machine, Worker};
+use hearth_worker::local::Host;
+
+/// How long things take, against floors measured in the same run.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Measure: ours, floor, ours, floor, …
+    Run {
+        /// Pairs of samples of each series.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+        samples: u16,
+        /// Only series whose names contain this.
+        #[arg(long)]
+        only: Option<String>,
+        /// The runtime whose snapshot is restored.
+        #[arg(long, default_value = "python")]
+        runtime: String,
+        /// Write every sample here, for `compare`.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Compare two runs.
+    Compare {
+        /// The older run.
+        before: PathBuf,
+        /// The newer run.
+        now: PathBuf,
+    },
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    match Arguments::parse().what {
+        What::Run { samples, only, runtime, out } => {
+            let plan = Plan { samples: samples.into(), only, runtime };
+            let report = run(&plan).await?;
+            if let Some(out) = out {
+                let text = serde_json::to_string_pretty(&report)?;
+                fs::write(&out, text).with_context(|| format!("writing {}", out.display()))?;
+            }
+            print!("{}\n{}", report.machine, report.table());
+        }
+        What::Compare { before, now } => print!("{}", read(&now)?.compare(&read(&before)?)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(plan: &Plan) -> Result<Report> {
+    let mut report = Report::default();
+    let cores = std::thread::available_parallelism()?;
+    report.machine = format!("{cores} cores");
+    if let Some(machine) = Machine::find()? {
+        machine.baked(&plan.runtime)?;
+        let run_dir = Worker::run_dir()?;
+        let host = Worker::host(&machine, run_dir.path().into()).await?;
+        vms(plan, &host, &mut report).await?;
+    }
+    wire::run(plan, &mut report).await?;
+    if let Some(only) = &plan.only {
+        report.keep(only);
+    }
+    Ok(report)
+}
+
+async fn vms(plan: &Plan, host: &Host, report: &mut Report) -> Result<()> {
+    let manifest = host.snapshot(&plan.runtime)?.manifest;
+    let accelerator = format!("{:?}", manifest.accelerator).to_lowercase();
+    report.machine += &format!(", {accelerator}, {}, {} MiB", plan.runtime, manifest.machine.vm_memory_mib);
+    let by_hand = ByHand::new(host, &plan.runtime)?;
+    if plan.wants(&restores::NAMES) {
+        restores::run(plan, host, &manifest, &by_hand, report).await?;
+    }
+    if plan.wants(&sessions::NAMES) {
+        sessions::run(plan, &by_hand, &floor::server()?, report).await?;
+    }
+    Ok(())
+}
+
+fn read(path: &PathBuf) -> Result<Report> {
+    let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is no run of hearth-bench", path.display()))
+}

@@ -1,64 +1,102 @@
 //! Samples, paired with a floor measured in the same run, and what is said of them.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 /// One measured thing. Times are in milliseconds.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Series {
+    /// What was measured.
+    pub name: String,
     /// Ours.
     pub ours_ms: Vec<f64>,
     /// The floor: the same work by hand, without Hearth. Empty where there is none.
     pub floor_ms: Vec<f64>,
 }
 
-/// All series of a run, by name.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// All series of a run, in the order in which they were first measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// In the order of their names.
-    pub series: BTreeMap<String, Series>,
+    /// The machine, in general words.
+    pub machine: String,
+    /// What was measured on it.
+    pub series: Vec<Series>,
 }
 
 impl Report {
     /// Adds a sample of ours.
     pub fn ours(&mut self, name: &str, took: Duration) {
-        self.series.entry(name.into()).or_default().ours_ms.push(took.as_secs_f64() * 1e3);
+        self.series(name).ours_ms.push(ms(took));
     }
 
     /// Adds a sample of the floor.
     pub fn floor(&mut self, name: &str, took: Duration) {
-        self.series.entry(name.into()).or_default().floor_ms.push(took.as_secs_f64() * 1e3);
+        self.series(name).floor_ms.push(ms(took));
     }
 
-    /// A table for people: medians, spread, ratio.
+    /// Adds a pair of samples.
+    pub fn pair(&mut self, name: &str, ours: Duration, floor: Duration) {
+        self.ours(name, ours);
+        self.floor(name, floor);
+    }
+
+    /// Takes the samples of another report.
+    pub fn take(&mut self, other: Self) {
+        for series in other.series {
+            let ours = self.series(&series.name);
+            ours.ours_ms.extend(series.ours_ms);
+            ours.floor_ms.extend(series.floor_ms);
+        }
+    }
+
+    /// Leaves only the series whose names contain `part`.
+    pub fn keep(&mut self, part: &str) {
+        self.series.retain(|series| series.name.contains(part));
+    }
+
+    fn series(&mut self, name: &str) -> &mut Series {
+        let at = self.series.iter().position(|series| series.name == name).unwrap_or_else(|| {
+            self.series.push(Series { name: name.to_owned(), ours_ms: Vec::new(), floor_ms: Vec::new() });
+            self.series.len() - 1
+        });
+        #[allow(clippy::indexing_slicing, reason = "found or made above")]
+        &mut self.series[at]
+    }
+
+    /// A table for people: medians, ratio, spread.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{:<34} {:>5} {:>11} {:>11} {:>7}   {}\n",
+            "{:<28} {:>3} {:>10} {:>10} {:>7}   {}\n",
             "series", "n", "ours ms", "floor ms", "ratio", "ours min..max"
         );
-        for (name, series) in &self.series {
-            let ours = median(&series.ours_ms);
-            let floor = median(&series.floor_ms);
+        for series in &self.series {
+            let (ours, floor) = (median(&series.ours_ms), median(&series.floor_ms));
             let ratio = ours.zip(floor).map(|(ours, floor)| ours / floor);
-            let (min, max) = spread(&series.ours_ms);
-            let show = |value: Option<f64>| value.map_or_else(|| "-".into(), |value| format!("{value:.2}"));
-            let n = series.ours_ms.len();
-            let (ours, floor, ratio) = (show(ours), show(floor), show(ratio));
-            let _ = writeln!(table, "{name:<34} {n:>5} {ours:>11} {floor:>11} {ratio:>7}   {min:.2}..{max:.2}");
+            let n = series.ours_ms.len().max(series.floor_ms.len());
+            let (name, spread) = (&series.name, spread(&series.ours_ms));
+            let [ours, floor] = [ours, floor].map(shown);
+            let ratio = ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"));
+            let _ = writeln!(table, "{name:<28} {n:>3} {ours:>10} {floor:>10} {ratio:>7}   {spread}");
         }
         table
     }
 
     /// A table of two runs: the ratio of medians, and of the ratios to the floor, which hold when the machine drifts.
     pub fn compare(&self, before: &Self) -> String {
-        let mut table = format!("{:<34} {:>11} {:>11} {:>8} {:>16}\n", "series", "before ms", "now ms", "now/then", "floor-relative");
-        for (name, now) in &self.series {
-            let Some(then) = before.series.get(name) else { continue };
+        let mut table = format!(
+            "{:<28} {:>11} {:>11} {:>9} {:>17}\n",
+            "series", "before ms", "now ms", "now/then", "same over floors"
+        );
+        for now in &self.series {
+            let Some(then) = before.series.iter().find(|then| then.name == now.name) else { continue };
             let Some((a, b)) = median(&then.ours_ms).zip(median(&now.ours_ms)) else { continue };
             let floors = median(&then.floor_ms).zip(median(&now.floor_ms));
-            let relative = floors.map_or_else(|| "-".into(), |(fa, fb)| format!("{:.2}", (b / fb) / (a / fa)));
-            let _ = writeln!(table, "{name:<34} {a:>11.2} {b:>11.2} {:>8.2} {relative:>16}", b / a);
+            let relative =
+                floors.map_or_else(|| "-".into(), |(fa, fb)| format!("{:.2}", (b / fb) / (a / fa)));
+            let (name, ratio) = (&now.name, b / a);
+            let [a, b] = [a, b].map(|value| shown(Some(value)));
+            let _ = writeln!(table, "{name:<28} {a:>11} {b:>11} {ratio:>9.2} {relative:>17}");
         }
         table
     }
@@ -76,10 +114,24 @@ pub fn median(samples: &[f64]) -> Option<f64> {
     }
 }
 
-fn spread(samples: &[f64]) -> (f64, f64) {
-    let min = samples.iter().copied().fold(f64::INFINITY, f64::min);
-    let max = samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    (min, max)
+fn ms(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
+}
+
+/// With as many digits as mean something.
+fn shown(value: Option<f64>) -> String {
+    match value {
+        None => "-".into(),
+        Some(value) if value >= 100.0 => format!("{value:.0}"),
+        Some(value) if value >= 1.0 => format!("{value:.1}"),
+        Some(value) => format!("{value:.4}"),
+    }
+}
+
+fn spread(samples: &[f64]) -> String {
+    let min = samples.iter().copied().reduce(f64::min);
+    let max = samples.iter().copied().reduce(f64::max);
+    min.zip(max).map_or_else(String::new, |(min, max)| format!("{}..{}", shown(Some(min)), shown(Some(max))))
 }
 
 #[cfg(test)]
@@ -94,14 +146,39 @@ mod tests {
     }
 
     #[test]
-    fn a_report_survives_its_file_and_names_every_series() {
+    fn a_report_survives_its_file_and_keeps_its_order() {
         let mut report = Report::default();
-        report.ours("exec true", Duration::from_millis(20));
-        report.floor("exec true", Duration::from_millis(10));
-        report.ours("restore: clone", Duration::from_millis(5));
+        report.pair("exec true", Duration::from_millis(20), Duration::from_millis(10));
+        report.ours("claim", Duration::from_micros(5));
+        report.floor("only a floor", Duration::from_millis(1));
         let back: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        assert_eq!(back, report);
         let table = back.table();
-        assert!(table.contains("exec true") && table.contains("2.00") && table.contains("restore: clone"));
-        assert!(back.compare(&report).contains("1.00"));
+        let lines: Vec<_> = table.lines().skip(1).collect();
+        assert!(lines[0].starts_with("exec true") && lines[0].contains("2.00"), "{table}");
+        assert!(lines[1].starts_with("claim") && lines[1].contains("0.0050"), "{table}");
+        assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn a_slower_machine_is_no_slower_hearth() {
+        let of = |ours, floor| {
+            let mut report = Report::default();
+            report.pair("x", Duration::from_millis(ours), Duration::from_millis(floor));
+            report
+        };
+        let line = of(40, 20).compare(&of(20, 10));
+        let words: Vec<_> = line.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(words, ["x", "20.0", "40.0", "2.00", "1.00"]);
+        assert_eq!(of(1, 1).compare(&Report::default()).lines().count(), 1, "nothing in common");
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_kept() {
+        let mut report = Report::default();
+        report.ours("exec true", Duration::ZERO);
+        report.ours("claim", Duration::ZERO);
+        report.keep("exec");
+        assert_eq!(report.series.len(), 1);
     }
 }

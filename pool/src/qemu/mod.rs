@@ -1,6 +1,6 @@
 //! VMs by QEMU: from the distribution's packages, with KVM where it works and by translation where it does not.
 
-mod arguments;
+pub mod arguments;
 mod bake;
 mod boot;
 mod memory;

@@ -1,0 +1,132 @@
+//! What a job does with its VM: run commands, move files. The floor goes over the same vsock of the same guest.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use bytes::Bytes;
+use hearth_pool::session::{GetLimits, Piece, Session};
+use hearth_schemas::guest::messages::{Identity, User, Wake};
+use tokio::time::Instant;
+
+use crate::{
+    Plan,
+    by_hand::ByHand,
+    floor::{self, Raw, command},
+    series::Report,
+};
+
+const EXEC: &str = "exec of true";
+/// The same samples over another floor: what of it is the guest's own price for a process.
+const SPAWN: &str = "exec of true, over a spawn";
+const PING: &str = "ping";
+const UP: &str = "16 MiB up";
+const DOWN: &str = "16 MiB down";
+/// The series of this module.
+pub const NAMES: [&str; 5] = [PING, EXEC, SPAWN, UP, DOWN];
+
+const BYTES: usize = 16 << 20;
+const FILE: &str = "bench.bin";
+/// Bound of every request.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Pairs that come before the first that counts.
+const DISCARDED: usize = 1;
+
+/// Measures what the plan wants in one VM.
+///
+/// # Errors
+/// The VM, or its agent, failed.
+pub async fn run(plan: &Plan, by_hand: &ByHand, server: &Path, report: &mut Report) -> Result<()> {
+    let mut vm = by_hand.restore().await?;
+    let session = vm.session().await?;
+    floor::start(&session, server).await?;
+    session.wake(wake(vm.cid()), LIMIT).await?;
+    let mut raw = Raw::connect(&vm.socket()).await?;
+    let data = Bytes::from((0..BYTES).map(|n| (n % 251) as u8).collect::<Vec<_>>());
+    for sample in 0..plan.samples + DISCARDED {
+        let mut pairs = Report::default();
+        if plan.wants(&[PING]) {
+            ping(&session, &mut raw, &mut pairs).await?;
+        }
+        if plan.wants(&[EXEC, SPAWN]) {
+            exec(&session, &mut raw, &mut pairs).await?;
+        }
+        // A download has to have something to bring.
+        if plan.wants(&[UP, DOWN]) {
+            up(&session, &mut raw, &data, &mut pairs).await?;
+        }
+        if plan.wants(&[DOWN]) {
+            down(&session, &mut raw, &mut pairs).await?;
+        }
+        if sample >= DISCARDED {
+            report.take(pairs);
+        }
+    }
+    drop(session);
+    vm.end().await
+}
+
+/// What makes a clone a machine of its own, with the least that an agent takes.
+pub fn wake(cid: u32) -> Wake {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Wake {
+        now_unix_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        entropy: rand::random::<[u8; 64]>().to_vec(),
+        hostname: "bench".to_owned(),
+        identity: Some(Identity { cid, port: 9000, token: 1 }),
+        nonce: Vec::new(),
+    }
+}
+
+async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<Duration> {
+    let began = Instant::now();
+    work.await?;
+    Ok(began.elapsed())
+}
+
+async fn ping(session: &Session, raw: &mut Raw, report: &mut Report) -> Result<()> {
+    report.ours(PING, timed(async { Ok(session.ping(LIMIT).await?) }).await?);
+    report.floor(PING, timed(raw.echo()).await?);
+    Ok(())
+}
+
+async fn exec(session: &Session, raw: &mut Raw, report: &mut Report) -> Result<()> {
+    let began = Instant::now();
+    let exited = floor::run(session, command(&["/bin/true"], User::Job), Bytes::new()).await?;
+    let took = began.elapsed();
+    report.pair(EXEC, took, timed(raw.echo()).await?);
+    report.pair(SPAWN, took, timed(raw.spawn()).await?);
+    ensure!(exited.exit_code == Some(0), "/bin/true: {exited:?}");
+    Ok(())
+}
+
+async fn up(session: &Session, raw: &mut Raw, data: &Bytes, report: &mut Report) -> Result<()> {
+    let ours = async {
+        let mut upload = session.put().await?;
+        upload.file(FILE, 0o600, data.len() as u64, &data[..]).await?;
+        Ok(upload.finish(LIMIT).await?)
+    };
+    report.ours(UP, timed(ours).await?);
+    report.floor(UP, timed(raw.up(data)).await?);
+    Ok(())
+}
+
+async fn down(session: &Session, raw: &mut Raw, report: &mut Report) -> Result<()> {
+    let bytes = BYTES as u64;
+    let began = Instant::now();
+    let limits = GetLimits { files_max: 1, file_max_bytes: bytes, total_max_bytes: bytes };
+    let mut download = session.get(vec![FILE.to_owned()], limits).await?;
+    let mut came = 0;
+    while download.next().await?.is_some() {
+        loop {
+            match download.piece().await? {
+                Piece::Data(data) => came += data.len(),
+                Piece::End { .. } => break,
+                Piece::Void => bail!("nobody writes to {FILE}, and yet it changed"),
+            }
+        }
+    }
+    report.ours(DOWN, began.elapsed());
+    ensure!(came == BYTES, "{came} bytes came");
+    report.floor(DOWN, timed(raw.down(bytes)).await?);
+    Ok(())
+}

@@ -105,9 +105,10 @@ impl Config {
     pub fn log_filter(&self) -> &str {
         match (&self.log, self.quiet, self.verbose) {
             (Some(filter), ..) => filter,
-            (None, true, _) => "error",
-            (None, false, 0) => "warn",
-            (None, false, 1) => "info",
+            // What lapin calls an error is ours to explain, or a connection that was closed on purpose.
+            (None, true, _) => "error,lapin=off",
+            (None, false, 0) => "warn,lapin=off",
+            (None, false, 1) => "info,lapin=off",
             (None, false, 2) => "debug",
             (None, false, _) => "trace",
         }
@@ -120,6 +121,12 @@ impl Config {
             None => Ok(std::env::current_exe()?.with_file_name("hearth-agent")),
         }
     }
+}
+
+/// A variable of the environment that stands for a setting of `hearth worker`.
+#[expect(clippy::disallowed_methods, reason = "this is the one place where the environment is read")]
+pub fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Where a program is: in `PATH`, in the system's own directories, or where `cargo install` puts it.

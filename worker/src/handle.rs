@@ -1,6 +1,9 @@
 //! One delivery, from its arrival to its receipt.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hearth_pool::pool::Pool;
@@ -15,7 +18,8 @@ use crate::{
     finish,
     intake::Intake,
     ledger::{Begun, Commit, Ledger, LedgerError, Token, unix_ms},
-    route::registration,
+    meters,
+    route::{self, registration},
     seams::{Delivery, Properties, Publication, Receipt, ResultSink, Settled, Settlement},
     stop::Running,
 };
@@ -40,21 +44,32 @@ pub struct Service<L, S> {
     pub sink: S,
     /// Where VMs come from.
     pub pool: Pool,
-    /// What admission knows.
-    pub intake: Intake,
     /// The jobs that run here.
     pub running: Running,
+    worker: String,
+    intake: RwLock<Arc<Intake>>,
 }
 
 impl<L, S> Service<L, S> {
     /// Puts a service together.
     pub fn new(ledger: L, sink: S, pool: Pool, intake: Intake) -> Self {
-        Self { ledger, sink, pool, intake, running: Running::default() }
+        let (worker, intake) = (intake.worker.clone(), RwLock::new(Arc::new(intake)));
+        Self { ledger, sink, pool, running: Running::default(), worker, intake }
+    }
+
+    /// What admission knows now.
+    pub fn intake(&self) -> Arc<Intake> {
+        self.intake.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on admission knows this. The worker's name stays.
+    pub fn set_intake(&self, intake: Intake) {
+        *self.intake.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(intake);
     }
 
     /// This worker's name.
     pub fn worker(&self) -> &str {
-        &self.intake.worker
+        &self.worker
     }
 }
 
@@ -74,7 +89,7 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
 ) -> Handled {
     let Delivery { body, properties, receipt } = delivery;
     let arrived = sent(&properties);
-    let job = match service.intake.job(&body, &properties, &ulid::Ulid::generate().to_string()) {
+    let job = match service.intake().job(&body, &properties, &ulid::Ulid::generate().to_string()) {
         Ok(job) => job,
         Err(refused) => return answer(service, &refused, properties, receipt).await,
     };
@@ -87,6 +102,10 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
         Ok(Begun::TenantBusy { .. }) => return retry(receipt, TENANT_PAUSE).await,
         Ok(Begun::Committed(result)) => return deliver(service, &job, result, properties, receipt).await,
         Ok(Begun::Done(_)) if properties.redelivered => return settle(receipt, Settlement::Ack).await,
+        // It was ended while its message waited, and its producer has been told.
+        Ok(Begun::Done(result)) if properties.parked && route::was_ended_waiting(&result) => {
+            return settle(receipt, Settlement::Ack).await;
+        }
         Ok(Begun::Done(result)) => return deliver(service, &job, result, properties, receipt).await,
         Ok(Begun::Conflict) => {
             let message = "another request with this id was seen before; ids are for one request each";
@@ -151,6 +170,7 @@ async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
             (Err(error), None) => return ledger_away(receipt, &error).await,
         }
     }
+    meters::ended(&result);
     crash_point!("committed");
     deliver(service, job, body, properties, receipt).await
 }
@@ -183,6 +203,7 @@ async fn answer<L: Ledger, S: ResultSink, R: Receipt>(
     properties: Properties,
     receipt: R,
 ) -> Handled {
+    meters::ended(result);
     let (tenant, id) = (result.tenant.clone(), result.id.clone());
     let publication = Publication { body: finish::encode(result), tenant, id, properties };
     match publish(service, &publication).await {

@@ -1,5 +1,6 @@
 //! The service: jobs in, results out. Knows nothing of CIDs or hypervisors.
 
+pub mod admin;
 pub mod admit;
 pub mod amqp;
 mod attempt;
@@ -12,9 +13,12 @@ pub mod handle;
 pub mod intake;
 pub mod ledger;
 pub mod local;
+pub mod meters;
 pub mod reaper;
 pub mod route;
+pub mod run;
 pub mod seams;
 pub mod service;
+pub mod settings;
 mod stop;
 mod verdict;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io, os::fd::OwnedFd, path::PathBuf, time::Durat
 use hearth_pool::{
     guard::{Guard, GuardCommand, GuardError},
     lease::{
-        LeaseError,
+        LeaseError, LeaseStore,
         local::{LocalConfig, LocalLeases},
     },
     pool::{CloseError, Config, Pool},
@@ -121,14 +121,26 @@ pub struct Local {
 }
 
 impl Local {
-    /// Clears up after earlier processes, starts a guard, and fills the pool that `config` asks for.
+    /// Clears up after earlier processes, starts a guard, and fills the pool that `config` asks for. Leases are kept in
+    /// a file of this host.
     pub async fn open(host: &Host, config: Config) -> Result<Self, OpenError> {
+        // The run directory is made by then.
         let guard = host.guard().await?;
         let leases = LocalConfig::new(&host.run_dir);
         let leases = blocking(move || LocalLeases::open(leases)).await??;
+        Ok(Self::with_guard(host, config, guard, leases))
+    }
+
+    /// The same with leases kept elsewhere.
+    pub async fn open_with<L: LeaseStore>(host: &Host, config: Config, leases: L) -> Result<Self, OpenError> {
+        let guard = host.guard().await?;
+        Ok(Self::with_guard(host, config, guard, leases))
+    }
+
+    fn with_guard<L: LeaseStore>(host: &Host, config: Config, guard: Guard, leases: L) -> Self {
         let pid = guard.pid();
         let qemu = Qemu::new(host.qemu_config(), host.facts.clone(), guard);
-        Ok(Self { pool: Pool::spawn(config, qemu, leases), guard: pid })
+        Self { pool: Pool::spawn(config, qemu, leases), guard: pid }
     }
 
     /// The pool.

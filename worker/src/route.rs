@@ -98,3 +98,15 @@ pub fn due_unix_ms(job: &Job, properties: &Properties) -> u64 {
     let sent = properties.sent_unix_ms.unwrap_or(now).min(now);
     sent.saturating_add(u64::try_from(job.deadline.as_millis()).unwrap_or(u64::MAX))
 }
+
+/// Whether a result was decided without its job's message: the job was cancelled, or too late, while it waited.
+pub fn was_ended_waiting(result: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Head {
+        status: Status,
+        #[serde(default)]
+        attempt: u32,
+    }
+    let head = serde_json::from_slice::<Head>(result);
+    head.is_ok_and(|head| head.attempt == 0 && matches!(head.status, Status::Cancelled | Status::Expired))
+}

@@ -19,6 +19,8 @@ pub struct Properties {
     pub redelivered: bool,
     /// When it was sent, in milliseconds since 1970: its deadline counts from there. Absent: from its arrival.
     pub sent_unix_ms: Option<u64>,
+    /// Whether it had to wait for a VM.
+    pub parked: bool,
 }
 
 /// A message from the broker.

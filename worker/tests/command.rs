@@ -12,7 +12,7 @@ mod hearth;
 
 use hearth::{assert_complaint, assert_data, hearth, stderr, stdout};
 
-const COMMANDS: [&[&str]; 8] = [
+const COMMANDS: [&[&str]; 16] = [
     &["run"],
     &["bake"],
     &["runtime"],
@@ -20,6 +20,14 @@ const COMMANDS: [&[&str]; 8] = [
     &["runtime", "show"],
     &["schema"],
     &["doctor"],
+    &["worker"],
+    &["submit"],
+    &["cancel"],
+    &["dead"],
+    &["dead", "list"],
+    &["dead", "retry"],
+    &["dead", "drop"],
+    &["topology"],
     &[],
 ];
 

@@ -55,8 +55,10 @@ impl Avoid {
 /// Reads what stands beside a message.
 pub fn read(message: &BasicProperties, redelivered: bool, origin: Origin) -> (Properties, Avoid) {
     let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(|text| text.to_string());
-    // AMQP's timestamps are seconds; some clients write milliseconds, which would be in the year 50000.
-    let stamp = message.timestamp().map(|stamp| if stamp > 100_000_000_000 { stamp } else { stamp * 1000 });
+    // AMQP's timestamps are whole seconds, so take the end of that second: a deadline must not come too soon. Some
+    // clients write milliseconds, which as seconds would be in the year 5000.
+    let stamp =
+        message.timestamp().map(|stamp| if stamp > 100_000_000_000 { stamp } else { stamp * 1000 + 999 });
     let mut properties = Properties {
         message_id: text(message.message_id()).filter(|id| is_name(id)),
         correlation_id: text(message.correlation_id()),
@@ -64,6 +66,7 @@ pub fn read(message: &BasicProperties, redelivered: bool, origin: Origin) -> (Pr
         user_id: text(message.user_id()),
         redelivered,
         sent_unix_ms: stamp,
+        parked: origin == Origin::Run,
     };
     let mut avoid = Avoid::default();
     if let (Origin::Run, Some(headers)) = (origin, message.headers()) {
@@ -200,7 +203,7 @@ mod tests {
     fn a_producer_cannot_write_what_workers_write() {
         let (properties, avoid) = read(&message(), false, Origin::Intake);
         assert_eq!(properties.user_id.as_deref(), Some("alice"));
-        assert_eq!(properties.sent_unix_ms, Some(1_700_000_000_000));
+        assert_eq!(properties.sent_unix_ms, Some(1_700_000_000_999));
         assert_eq!(avoid, Avoid::default());
     }
 
@@ -211,6 +214,7 @@ mod tests {
         let parked = parked(&message(), &properties, "m-1", &avoid);
         assert_eq!((parked.user_id(), parked.expiration()), (&None, &None));
         assert_eq!(parked.headers().as_ref().unwrap().inner().len(), 6, "{:?}", parked.headers());
+        let properties = Properties { parked: true, ..properties };
         assert_eq!(read(&parked, false, Origin::Run), (properties, avoid.clone()));
         assert!(avoid.includes("w1") && !avoid.includes("w2"));
         assert!(!Avoid { until_unix_ms: 1, ..avoid }.includes("w1"));

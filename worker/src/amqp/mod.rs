@@ -1,6 +1,8 @@
 //! RabbitMQ: where jobs come from and results go when there is more than one process.
 
+pub mod client;
 pub mod control;
+pub mod dead;
 pub mod declare;
 pub mod headers;
 pub mod link;

@@ -1,6 +1,9 @@
 //! The commands.
 
 mod bake;
+mod broker;
+mod cancel;
+mod dead;
 mod doctor;
 pub mod exit;
 mod guard;
@@ -12,6 +15,9 @@ mod progress;
 mod run;
 mod runtime;
 mod schema;
+mod submit;
+mod topology;
+mod worker;
 
 use std::future::Future;
 
@@ -32,7 +38,9 @@ use crate::config::Config;
         hearth doctor                       what this host can do\n  \
         hearth bake python                  build the image of `python` and snapshot it\n  \
         hearth run hello.py                 run a file in a fresh microVM\n  \
-        hearth run job.json --json | jq .verdict"
+        hearth run job.json --json | jq .verdict\n  \
+        hearth worker --config worker.toml  serve jobs from RabbitMQ\n  \
+        hearth submit job.json --wait       send one there and wait for its result"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -48,6 +56,11 @@ enum Command {
     Runtime(runtime::Arguments),
     Schema(schema::Arguments),
     Doctor(doctor::Arguments),
+    Worker(worker::Arguments),
+    Submit(submit::Arguments),
+    Cancel(cancel::Arguments),
+    Dead(dead::Arguments),
+    Topology(topology::Arguments),
     Guard(guard::Arguments),
 }
 
@@ -77,6 +90,11 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Runtime(arguments) => runtime::run(&config, &arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&config, &arguments),
+        Command::Worker(arguments) => worker::run(&config, &arguments),
+        Command::Submit(arguments) => submit::run(&config, &arguments),
+        Command::Cancel(arguments) => cancel::run(&arguments),
+        Command::Dead(arguments) => dead::run(&arguments),
+        Command::Topology(arguments) => topology::run(&config, &arguments),
         Command::Guard(_) => guard::run(),
     }
 }

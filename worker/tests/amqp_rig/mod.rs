@@ -56,8 +56,8 @@ impl Setup {
         Self { endpoint: endpoint.clone(), names: names.clone(), ledger, log, slots: 2 }
     }
 
-    /// A worker that does not serve yet. Jobs whose input is `<n>ms` take so long.
-    pub fn service(&self, name: &str) -> (TestService, AmqpSource, JoinHandle<()>) {
+    /// A pool of fake VMs. Jobs whose input is `<n>ms` take so long.
+    pub fn pool(&self, name: &str) -> Pool {
         let (log, worker) = (self.log.clone(), name.to_owned());
         let script: Script = Arc::new(move |asked: &Asked| {
             let input = String::from_utf8_lossy(&asked.stdin).into_owned();
@@ -69,13 +69,24 @@ impl Setup {
         let (restore_takes, dial_takes) = (Duration::from_millis(20), Duration::from_millis(5));
         let knobs = Knobs { restore_takes, dial_takes, ..Knobs::default() };
         let hypervisor = FakeHypervisor::new(knobs, script);
-        let pool = Pool::spawn(Config::new(runtimes), hypervisor, MemoryLeases::new(LeaseKnobs::default()));
+        let mut config = Config::new(runtimes);
+        config.observer = Some(hearth_worker::meters::observer());
+        Pool::spawn(config, hypervisor, MemoryLeases::new(LeaseKnobs::default()))
+    }
+
+    /// What they offer.
+    pub fn offers() -> BTreeMap<String, Offer> {
         let offer = Offer {
             vm_memory_mib: 384,
             scratch_mib: 512,
             entry: Entry { file: "main.py".into(), argv: vec!["python3".into(), "main.py".into()] },
         };
-        let terms = Terms::new(BTreeMap::from([("python".to_owned(), offer)]));
+        BTreeMap::from([("python".to_owned(), offer)])
+    }
+
+    /// A worker that does not serve yet.
+    pub fn service(&self, name: &str) -> (TestService, AmqpSource, JoinHandle<()>) {
+        let (pool, terms) = (self.pool(name), Terms::new(Self::offers()));
         let rule = ReplyRule::new(self.names.clone(), vec!["*".into()]);
         let tenants = BTreeMap::from([("guest".to_owned(), "guests".to_owned())]);
         let intake = Intake { tenants, reply: Some(rule.clone()), ..Intake::embedded(terms, name) };

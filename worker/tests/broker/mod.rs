@@ -36,6 +36,8 @@ pub struct Vhost {
     name: String,
     _private: Option<Arc<Private>>,
     pub endpoint: Endpoint,
+    /// The same for a command line.
+    pub url: String,
 }
 
 /// The vhost that tests of this binary share, each under its own prefix. `None`, said aloud, without a broker.
@@ -49,12 +51,12 @@ pub fn vhost() -> Option<Arc<Vhost>> {
         let name = format!("hearth-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         assert!(ctl(&["add_vhost", &name]), "rabbitmqctl add_vhost");
         assert!(ctl(&["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]));
-        let endpoint = Endpoint::new(&format!("amqp://guest:guest@{HERE}/{name}")).unwrap();
-        Arc::new(Vhost { name, _private: None, endpoint })
+        let url = format!("amqp://guest:guest@{HERE}/{name}");
+        Arc::new(Vhost { name, _private: None, endpoint: Endpoint::new(&url).unwrap(), url })
     } else {
         let private = Private::start()?;
-        let endpoint = private.endpoint();
-        Arc::new(Vhost { name: "/".into(), _private: Some(Arc::new(private)), endpoint })
+        let (endpoint, url) = (private.endpoint(), private.url());
+        Arc::new(Vhost { name: "/".into(), _private: Some(Arc::new(private)), endpoint, url })
     };
     *shared = Arc::downgrade(&vhost);
     Some(vhost)
@@ -75,7 +77,12 @@ fn ctl(arguments: &[&str]) -> bool {
 
 /// Names that no other test has.
 pub fn names() -> Names {
-    Names::new(&format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed))).unwrap()
+    Names::new(&prefix()).unwrap()
+}
+
+/// A prefix that no other test has.
+pub fn prefix() -> String {
+    format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A broker of our own, killed when dropped, and after five minutes whatever happens.
@@ -170,7 +177,11 @@ impl Private {
     }
 
     pub fn endpoint(&self) -> Endpoint {
-        Endpoint::new(&format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.ports[0])).unwrap()
+        Endpoint::new(&self.url()).unwrap()
+    }
+
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.ports[0])
     }
 }
 

@@ -160,7 +160,7 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
         let slip = match self.receive(message.clone(), Origin::Intake) {
             Reception::Job(slip) => slip,
             Reception::Refused(properties) => {
-                if let Err(result) = self.service.intake.job(&message.body, &properties, &new_id()) {
+                if let Err(result) = self.service.intake().job(&message.body, &properties, &new_id()) {
                     let (tenant, id) = (result.tenant.clone(), result.id.clone());
                     let body = finish::encode(&result);
                     self.service.sink.publish(&Publication { body, tenant, id, properties }).await?;
@@ -203,7 +203,7 @@ impl<L: Ledger, S: ResultSink> Office for ServiceOffice<L, S> {
     fn receive(&self, message: Message, origin: Origin) -> Reception {
         let (properties, avoid) = headers::read(&message.raw, message.redelivered, origin);
         let new_id = new_id();
-        match self.service.intake.job(&message.body, &properties, &new_id) {
+        match self.service.intake().job(&message.body, &properties, &new_id) {
             Ok(job) => {
                 let has_id = job.key.id != new_id;
                 Reception::Job(Box::new(self.slip(&job, message, properties, avoid, has_id)))
@@ -215,7 +215,7 @@ impl<L: Ledger, S: ResultSink> Office for ServiceOffice<L, S> {
                     || properties
                         .reply_to
                         .as_ref()
-                        .is_some_and(|queue| self.service.intake.replies_to(queue));
+                        .is_some_and(|queue| self.service.intake().replies_to(queue));
                 if named {
                     return Reception::Refused(properties);
                 }

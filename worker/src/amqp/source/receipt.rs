@@ -48,7 +48,8 @@ impl Receipt for AmqpReceipt {
         match settlement {
             Settlement::Ack => {
                 let Some(mut held) = self.held.take() else { return Settled::Stale };
-                ack(&self.shared.let_go(&mut held)).await
+                let (ackers, _spending) = self.shared.let_go(&mut held);
+                ack(&ackers).await
             }
             Settlement::Retry { after, elsewhere } => {
                 let Some(held) = &mut self.held else { return Settled::Stale };
@@ -72,7 +73,8 @@ impl AmqpReceipt {
             match self.shared.office.park(slip, &avoid).await {
                 Ok(Parked::Parked) => {
                     let Some(mut held) = self.held.take() else { return Settled::Stale };
-                    return ack(&self.shared.let_go(&mut held)).await;
+                    let (ackers, _spending) = self.shared.let_go(&mut held);
+                    return ack(&ackers).await;
                 }
                 // Whoever gets it next finds its result.
                 Ok(Parked::Decided) => break,
@@ -84,7 +86,8 @@ impl AmqpReceipt {
             }
         }
         let Some(mut held) = self.held.take() else { return Settled::Stale };
-        requeue(&self.shared.let_go(&mut held)).await
+        let (ackers, _spending) = self.shared.let_go(&mut held);
+        requeue(&ackers).await
     }
 }
 

@@ -136,24 +136,23 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    /// It is no longer in hand. Every message that must be settled with it, the usable ones first.
-    pub fn let_go(&self, held: &mut Held) -> Vec<Acker> {
+    /// It is no longer in hand. Every message that must be settled with it, the usable ones first; the connection stays
+    /// for that while what comes with them lives.
+    pub fn let_go(self: &Arc<Self>, held: &mut Held) -> (Vec<Acker>, Spending) {
         self.leave_place(held);
         let mut state = self.state();
-        state.unspent = state.unspent.saturating_sub(1);
         let mut ackers = vec![held.acker.clone()];
         if let Some(slip) = held.slip.as_ref().filter(|_| held.holds) {
             ackers.extend(state.holders.remove(&slip.key).into_iter().flat_map(|holder| holder.twins));
         }
         ackers.sort_by_key(|acker| !acker.usable());
-        ackers
+        (ackers, Spending(self.clone()))
     }
 
     /// It was dropped unspent: its messages come again.
-    pub fn give_back(&self, mut held: Held) {
-        let ackers = self.let_go(&mut held);
+    pub fn give_back(self: &Arc<Self>, mut held: Held) {
+        let (ackers, _spending) = self.let_go(&mut held);
         self.state().returned.extend(ackers);
-        self.changed.notify_one();
     }
 
     pub fn take_returned(&self) -> Vec<Acker> {
@@ -179,5 +178,17 @@ impl Shared {
             *now = health;
             changed
         });
+    }
+}
+
+/// A receipt that is being spent: when this is dropped, it is.
+pub(super) struct Spending(Arc<Shared>);
+
+impl Drop for Spending {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.unspent = state.unspent.saturating_sub(1);
+        drop(state);
+        self.0.changed.notify_one();
     }
 }

@@ -7,6 +7,7 @@ use super::{
         office::{FallError, Message, ParkError, Parked, Reception, Slip},
         receipt::{AmqpReceipt, PARK_PAUSE, ack, requeue},
         scheduler::Scheduler,
+        ticket,
     },
     Session, Work,
 };
@@ -47,19 +48,29 @@ impl Session<'_> {
             Reception::Nobody(why) => self.bury(message, acker, why),
             Reception::Job(slip) => {
                 let Some(acker) = self.shared.adopt(&slip, acker) else { return };
-                if self.others && slip.avoid.includes(&self.shared.worker) {
-                    let (office, queue) = (self.shared.office.clone(), slip.queue);
-                    self.push(async move {
-                        tokio::time::sleep(AVOID_PAUSE).await;
-                        requeue(&[acker]).await;
-                        office.ring(vec![queue]).await;
-                        Work::Done
-                    });
+                if slip.avoid.includes(&self.shared.worker) {
+                    self.leave_to_others(slip, acker);
                 } else {
                     self.hand_on(slip, acker, true);
                 }
             }
         }
+    }
+
+    /// Gives a job back that this worker failed at, if there is another worker: each consumes the intake once.
+    fn leave_to_others(&self, slip: Box<Slip>, acker: lapin::Acker) {
+        let (office, channel) = (self.shared.office.clone(), self.looking.clone());
+        let intake = self.config.names.intake();
+        self.push(async move {
+            match ticket::look(channel, intake).await {
+                Ok(seen) if seen.consumers > 1 => {}
+                _ => return Work::Unavoidable(slip, acker),
+            }
+            tokio::time::sleep(AVOID_PAUSE).await;
+            requeue(&[acker]).await;
+            office.ring(vec![slip.queue]).await;
+            Work::Done
+        });
     }
 
     pub(super) fn hand_on(&mut self, slip: Box<Slip>, acker: lapin::Acker, placed: bool) {

@@ -63,7 +63,8 @@ pub(super) enum Ended {
 enum Work {
     Ticket(RunQueue, Result<Option<Box<lapin::message::Delivery>>, lapin::Error>),
     Looked(RunQueue, Result<Seen, lapin::Error>),
-    LookedAtIntake(Result<Seen, lapin::Error>),
+    /// There is nobody else to run it.
+    Unavoidable(Box<Slip>, lapin::Acker),
     /// The message needs no VM: hand it on.
     Decided(Box<Slip>, lapin::Acker),
     /// A consumer is gone; what it had fetched.
@@ -88,8 +89,6 @@ pub(super) struct Session<'a> {
     bells: BTreeSet<RunQueue>,
     ring: Interval,
     look: Interval,
-    /// Whether other workers consume the intake.
-    others: bool,
 }
 
 impl<'a> Session<'a> {
@@ -136,7 +135,6 @@ impl<'a> Session<'a> {
             bells: BTreeSet::new(),
             ring: every(BELLS_EVERY, Instant::now()),
             look: every(LOOK_EVERY, Instant::now()),
-            others: false,
         })
     }
 
@@ -155,14 +153,15 @@ impl<'a> Session<'a> {
                     return ended;
                 }
             }
+            self.give_back();
             if self.shared.is_draining() {
                 self.drain();
+                self.give_back();
                 if self.shared.unspent() == 0 && self.work.is_empty() {
                     self.link.close().await;
                     return Ended::Drained;
                 }
             }
-            self.give_back();
             self.send_out();
         }
     }

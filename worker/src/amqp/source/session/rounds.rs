@@ -57,9 +57,7 @@ impl Session<'_> {
                     scheduler.looked(queue.lane, queue.shard, seen.messages);
                 }
             }
-            Work::LookedAtIntake(seen) => {
-                self.others = seen.map_err(|error| self.link.error(error))?.consumers > 1;
-            }
+            Work::Unavoidable(slip, acker) => self.hand_on(slip, acker, true),
             Work::Decided(slip, acker) => self.hand_on(slip, acker, false),
             Work::Cancelled(fetched) => {
                 let ackers: Vec<_> = fetched
@@ -106,8 +104,6 @@ impl Session<'_> {
     }
 
     pub(super) fn look_again(&mut self) {
-        let (channel, intake) = (self.looking.clone(), self.config.names.intake());
-        self.push(async move { Work::LookedAtIntake(ticket::look(channel, intake).await) });
         let looks: Vec<_> = self
             .schedulers
             .iter_mut()

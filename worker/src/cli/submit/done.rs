@@ -1,0 +1,81 @@
+//! Which jobs have a result already. Sixteen bytes for each, so that a million is nothing.
+
+use std::{
+    collections::HashSet,
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, Seek, SeekFrom},
+    path::Path,
+};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Done(HashSet<u128>);
+
+#[derive(Deserialize)]
+struct Head {
+    id: String,
+}
+
+impl Done {
+    fn name(id: &str) -> u128 {
+        let digest = Sha256::digest(id);
+        digest.iter().take(16).fold(0, |name, byte| name << 8 | u128::from(*byte))
+    }
+
+    /// Notes a job; whether it was not known.
+    pub fn insert(&mut self, id: &str) -> bool {
+        self.0.insert(Self::name(id))
+    }
+
+    /// Whether it is known.
+    pub fn contains(&self, id: &str) -> bool {
+        self.0.contains(&Self::name(id))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Opens a file of results to append to, and reads which jobs have theirs. What was half written is cut off.
+pub fn resume(path: &Path) -> io::Result<(File, Done)> {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let mut done = Done::default();
+    let mut whole = 0;
+    let mut reader = BufReader::new(&file);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        let head = serde_json::from_slice::<Head>(&line);
+        let (Ok(head), Some(b'\n')) = (head, line.last()) else { break };
+        done.insert(&head.id);
+        whole += line.len() as u64;
+        line.clear();
+    }
+    file.set_len(whole)?;
+    file.seek(SeekFrom::Start(whole))?;
+    Ok((file, done))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_was_half_written_is_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results");
+        let (mut file, done) = resume(&path).unwrap();
+        assert_eq!(done.len(), 0);
+        file.write_all(b"{\"id\":\"a\",\"x\":1}\n{\"id\":\"b\"}\n{\"id\":\"c\"").unwrap();
+        let (mut file, done) = resume(&path).unwrap();
+        assert!(done.contains("a") && done.contains("b") && !done.contains("c"));
+        file.write_all(b"{\"id\":\"c\"}\n").unwrap();
+        assert_eq!(resume(&path).unwrap().1.len(), 3);
+    }
+}

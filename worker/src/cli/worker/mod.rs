@@ -1,0 +1,158 @@
+//! `hearth worker`: the service.
+
+mod services;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use hearth_pool::pool::{Config as PoolConfig, RuntimeSlots};
+use hearth_worker::{
+    local::{Local, warm_up},
+    meters,
+    run::{Order, Parts, Stopped, run as serve},
+    settings::Settings,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use self::services::{Services, trouble};
+use super::{
+    exit::{Exit, Failure},
+    host, output,
+};
+use crate::config::{Config, setting};
+
+/// Serve jobs from RabbitMQ until told to stop
+///
+/// SIGTERM or Ctrl-C: take nothing more, finish what runs, stop; a second one, or the end of the grace, stops at once, and
+/// what ran runs again elsewhere. SIGHUP: read the settings again, as far as they can be changed while jobs run: tenants,
+/// limits of jobs, where results may go. Exit code 0: drained. 69: this host has no VMs. 75: stopped at once. 78: the
+/// settings are wrong.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Every setting can be given by the environment instead: broker.url is HEARTH_WORKER_BROKER_URL.\n\n\
+    Example settings:\n  \
+    [broker]\n  url = \"amqp://hearth:secret@rabbit/%2f\"\n  \
+    [redis]\n  url = \"redis://redis/0\"\n  \
+    [slots]\n  python = 4\n  \
+    [worker]\n  admin = \"127.0.0.1:9102\""
+)]
+pub struct Arguments {
+    /// The settings, as TOML
+    #[arg(long, value_name = "FILE", env = "HEARTH_WORKER_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Check the settings, and do nothing
+    #[arg(long)]
+    check: bool,
+}
+
+/// Reads the settings, then serves.
+pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
+    let settings = settings(arguments)?;
+    if arguments.check {
+        output::line("the settings are fine")?;
+        return Ok(Exit::Accepted);
+    }
+    super::block_on(work(config, arguments, settings))
+}
+
+fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
+    let text = match &arguments.config {
+        None => String::new(),
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(Exit::NoInput, format!("{}: {error}", path.display())))?,
+    };
+    Settings::parse(&text, &setting)
+        .map_err(|error| Failure::new(Exit::Config, format!("settings:\n{error}")))
+}
+
+async fn work(config: &Config, arguments: &Arguments, settings: Settings) -> Result<Exit, Failure> {
+    let orders = orders(arguments)?;
+    let metrics = meters::start().map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    let name = host::worker();
+    let host = host::open(config, &name).await?;
+    let runtimes = super::runtimes(config)?;
+    let mut offers = host.offers(runtimes.iter().map(|runtime| runtime.name.as_str()));
+    if !settings.slots.is_empty() {
+        offers.retain(|runtime, _| settings.slots.contains_key(runtime));
+    }
+    let missing: Vec<_> =
+        settings.slots.keys().filter(|runtime| !offers.contains_key(*runtime)).cloned().collect();
+    if offers.is_empty() || !missing.is_empty() {
+        let what = if missing.is_empty() { "any runtime".to_owned() } else { missing.join(", ") };
+        return Err(Failure::new(Exit::Unavailable, format!("no snapshot of {what} that fits this host"))
+            .remedy("hearth bake makes it"));
+    }
+    let (mut slots, mut total, mut snapshots) = (Vec::new(), 0, Vec::new());
+    for runtime in offers.keys() {
+        let snapshot =
+            host.snapshot(runtime).map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
+        let count = settings.slots.get(runtime).copied().unwrap_or(1);
+        total += count;
+        slots.push(RuntimeSlots {
+            name: runtime.clone(),
+            slots: count,
+            warm_up: warm_up(&snapshot.manifest),
+        });
+        // In use while it lives.
+        snapshots.push(snapshot);
+    }
+    let mut pool = PoolConfig::new(slots);
+    pool.observer = Some(meters::observer());
+    let services = Services::open(&settings)?;
+    let local = match services.leases()? {
+        Some(leases) => Local::open_with(&host, pool, leases).await,
+        None => Local::open(&host, pool).await,
+    };
+    let local = local.map_err(|error| host::failure(&error))?;
+    let grace = settings.grace;
+    let parts = Parts {
+        name,
+        pool: local.pool().clone(),
+        slots: u16::try_from(total).unwrap_or(u16::MAX),
+        offers,
+        ledger: services.ledger(),
+        ledger_trouble: trouble(services.server()),
+        metrics,
+    };
+    let stopped = serve(settings, parts, orders).await;
+    let grace = if matches!(stopped, Ok(Stopped::Drained)) { grace } else { std::time::Duration::ZERO };
+    if let Err(error) = local.close(grace).await {
+        tracing::error!(%error, "the guard ends what is left");
+    }
+    drop(snapshots);
+    match stopped.map_err(|error| Failure::from_error(Exit::Unavailable, &error))? {
+        Stopped::Drained => Ok(Exit::Accepted),
+        Stopped::AtOnce => Ok(Exit::Temporary),
+    }
+}
+
+/// Signals as orders. Settings that are wrong are not taken.
+fn orders(arguments: &Arguments) -> Result<mpsc::Receiver<Order>, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::from_error(Exit::Internal, &error));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut hangup = listen(SignalKind::hangup())?;
+    let (give, orders) = mpsc::channel(4);
+    let arguments = Arguments { config: arguments.config.clone(), check: false };
+    tokio::spawn(async move {
+        loop {
+            let order = tokio::select! {
+                _ = interrupt.recv() => Order::Drain,
+                _ = terminate.recv() => Order::Drain,
+                _ = hangup.recv() => match settings(&arguments) {
+                    Ok(settings) => Order::Reload(Box::new(settings)),
+                    Err(error) => {
+                        tracing::error!(%error, "the settings stay as they were");
+                        continue;
+                    }
+                },
+            };
+            if give.send(order).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(orders)
+}

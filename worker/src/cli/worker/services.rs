@@ -1,0 +1,156 @@
+//! Redis, where it is configured; else this worker must be the only one.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_pool::{
+    lease::redis::{RedisLeaseConfig, RedisLeases, host_domain},
+    redis_server::{RedisConfig, RedisServer},
+};
+use hearth_worker::{
+    ledger::{
+        Beat, Begun, Cancel, Commit, FailedAttempt, JobKey, Ledger, LedgerError, MemoryLedger, RedisLedger,
+        RedisLedgerConfig, Registered, Registration, Seized, Token, Unpublished,
+    },
+    settings::Settings,
+};
+use tokio::sync::watch;
+
+use crate::cli::exit::{Exit, Failure, chain};
+
+/// How often Redis is asked whether it can be trusted.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// What coordinates workers.
+pub struct Services {
+    server: Option<RedisServer>,
+}
+
+impl Services {
+    /// As configured. Asks nobody yet.
+    pub fn open(settings: &Settings) -> Result<Self, Failure> {
+        let Some(redis) = &settings.redis else {
+            tracing::warn!(
+                "no redis is configured: this must be the only worker, and it forgets its jobs when it ends"
+            );
+            return Ok(Self { server: None });
+        };
+        let mut config = RedisConfig::new(&redis.url);
+        (config.accept_loss, config.prefix) = (redis.accept_loss, redis.prefix.clone());
+        let server = RedisServer::new(config).map_err(|error| Failure::from_error(Exit::Config, &error))?;
+        Ok(Self { server: Some(server) })
+    }
+
+    pub fn server(&self) -> Option<RedisServer> {
+        self.server.clone()
+    }
+
+    fn lease_config() -> Result<RedisLeaseConfig, Failure> {
+        let domain = host_domain().map_err(|error| Failure::from_error(Exit::Config, &error))?;
+        Ok(RedisLeaseConfig::new(domain))
+    }
+
+    /// Leases there, if there is one.
+    pub fn leases(&self) -> Result<Option<RedisLeases>, Failure> {
+        let Some(server) = self.server() else { return Ok(None) };
+        Ok(Some(RedisLeases::new(server, Self::lease_config()?)))
+    }
+
+    /// The ledger there, else in memory.
+    pub fn ledger(&self) -> AnyLedger {
+        match self.server() {
+            None => AnyLedger::Memory(MemoryLedger::default()),
+            Some(server) => {
+                let leases = RedisLeaseConfig::new("");
+                let config = RedisLedgerConfig::new(leases.ttl + leases.grace);
+                AnyLedger::Redis(RedisLedger::new(server, config))
+            }
+        }
+    }
+}
+
+/// Why the server cannot be used, asked for as long as somebody listens.
+pub fn trouble(server: Option<RedisServer>) -> watch::Receiver<Option<String>> {
+    let (say, trouble) = watch::channel(None);
+    if let Some(server) = server {
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(CHECK_EVERY);
+            while !say.is_closed() {
+                ticks.tick().await;
+                let found = server.check().await.err().map(|error| chain(&error));
+                say.send_if_modified(|said| std::mem::replace(said, found.clone()) != found);
+            }
+        });
+    }
+    trouble
+}
+
+/// One of the two.
+pub enum AnyLedger {
+    Memory(MemoryLedger),
+    Redis(RedisLedger),
+}
+
+/// Asks whichever it is.
+macro_rules! ask {
+    ($self:ident . $method:ident ( $($argument:expr),* )) => {
+        match $self {
+            AnyLedger::Memory(ledger) => ledger.$method($($argument),*).await,
+            AnyLedger::Redis(ledger) => ledger.$method($($argument),*).await,
+        }
+    };
+}
+
+impl Ledger for AnyLedger {
+    async fn register(
+        &self,
+        key: &JobKey,
+        digest: &str,
+        what: &Registration,
+    ) -> Result<Registered, LedgerError> {
+        ask!(self.register(key, digest, what))
+    }
+    async fn begin_with(
+        &self,
+        key: &JobKey,
+        digest: &str,
+        owner: &str,
+        what: &Registration,
+    ) -> Result<Begun, LedgerError> {
+        ask!(self.begin_with(key, digest, owner, what))
+    }
+    async fn heartbeats(&self, tokens: &[Token]) -> Result<Vec<Beat>, LedgerError> {
+        ask!(self.heartbeats(tokens))
+    }
+    async fn heartbeat(&self, token: &Token) -> Result<Beat, LedgerError> {
+        ask!(self.heartbeat(token))
+    }
+    async fn give_back(&self, token: &Token, failed: FailedAttempt) -> Result<Beat, LedgerError> {
+        ask!(self.give_back(token, failed))
+    }
+    async fn commit(&self, token: &Token, result: Bytes) -> Result<Commit, LedgerError> {
+        ask!(self.commit(token, result))
+    }
+    async fn published(&self, key: &JobKey) -> Result<(), LedgerError> {
+        ask!(self.published(key))
+    }
+    async fn cancel(&self, key: &JobKey) -> Result<Cancel, LedgerError> {
+        ask!(self.cancel(key))
+    }
+    async fn overdue(&self, at_most: usize) -> Result<Vec<JobKey>, LedgerError> {
+        ask!(self.overdue(at_most))
+    }
+    async fn seize(&self, key: &JobKey, owner: &str) -> Result<Seized, LedgerError> {
+        ask!(self.seize(key, owner))
+    }
+    async fn unpublished(
+        &self,
+        older_than: Duration,
+        at_most: usize,
+    ) -> Result<Vec<Unpublished>, LedgerError> {
+        ask!(self.unpublished(older_than, at_most))
+    }
+    async fn running(&self, tenant: &str) -> Result<u32, LedgerError> {
+        ask!(self.running(tenant))
+    }
+}

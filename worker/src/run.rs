@@ -1,0 +1,260 @@
+//! A worker, put together: jobs from the broker, VMs from the pool, results to the broker, until it is told to stop.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use hearth_pool::{phase::Phase, pool::Pool};
+use metrics::gauge;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    admin::{self, Pages},
+    admit::{Offer, Terms},
+    amqp::{
+        publisher::{Health, Publisher},
+        reply::ReplyRule,
+        sink::AmqpSink,
+        source::{AmqpSource, SourceConfig},
+        spool::SpoolError,
+    },
+    attempt::chain,
+    handle::Service,
+    intake::Intake,
+    ledger::{JobKey, Ledger},
+    reaper::reap,
+    service::serve,
+    settings::Settings,
+};
+
+/// Jobs that are waiting for a ledger or a broker, beside those in VMs.
+const JOBS_BESIDE: usize = 256;
+/// How often what is not told by events is measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+
+/// What a worker is told while it runs.
+#[derive(Debug)]
+pub enum Order {
+    /// Take nothing more, finish what is under way, stop. The second time: stop at once.
+    Drain,
+    /// From now on these settings, as far as they can be changed: tenants, trusted users, limits of jobs, reply rule.
+    Reload(Box<Settings>),
+}
+
+/// What a worker is made of.
+pub struct Parts<L> {
+    /// Its name: unique among the live ones.
+    pub name: String,
+    /// Its VMs.
+    pub pool: Pool,
+    /// How many there are at most.
+    pub slots: u16,
+    /// What they offer, by runtime.
+    pub offers: BTreeMap<String, Offer>,
+    /// Where jobs live.
+    pub ledger: L,
+    /// Why the ledger's server cannot be trusted or reached, when that is so.
+    pub ledger_trouble: watch::Receiver<Option<String>>,
+    /// What is measured.
+    pub metrics: PrometheusHandle,
+}
+
+/// A worker that could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Where results wait.
+    #[error("the spool")]
+    Spool(#[from] SpoolError),
+    /// Where operators look.
+    #[error("the address for operators, {address}")]
+    Admin {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Nothing was under way any more.
+    Drained,
+    /// The grace was over, or a second order came: what was under way comes again elsewhere.
+    AtOnce,
+}
+
+/// Runs until ordered to stop. The pool is the caller's to close.
+///
+/// # Errors
+/// It could not start. What breaks later is survived.
+pub async fn run<L: Ledger>(
+    settings: Settings,
+    parts: Parts<L>,
+    mut orders: mpsc::Receiver<Order>,
+) -> Result<Stopped, RunError> {
+    let publisher =
+        Publisher::new(settings.broker.endpoint.clone(), &format!("hearth {} results", parts.name));
+    let rule = ReplyRule::new(settings.broker.names.clone(), settings.broker.reply_to.clone());
+    let mut sink = AmqpSink::new(publisher.clone(), settings.broker.names.clone(), rule);
+    if let Some(directory) = &settings.spool {
+        sink = sink.with_spool(directory, settings.spool_max_bytes)?;
+    }
+    let intake = intake(&settings, &parts.name, &parts.offers);
+    let service = Arc::new(Service::new(parts.ledger, sink, parts.pool, intake));
+    let config = source_config(&settings, &parts.offers, parts.slots);
+    let (source, source_task) = AmqpSource::start(config, service.clone(), publisher.clone());
+    let (draining, drained) = watch::channel(false);
+    let pages = Arc::new(WorkerPages {
+        source: source.health().watch(),
+        publisher: publisher.health(),
+        ledger: parts.ledger_trouble,
+        draining: drained.clone(),
+        pool: service.pool.clone(),
+        metrics: parts.metrics,
+    });
+    let mut beside = JoinSet::new();
+    if let Some(address) = settings.admin {
+        let bound = admin::bind(address).await.map_err(|source| RunError::Admin { address, source })?;
+        tracing::info!(address = %bound.1, "pages for operators");
+        beside.spawn(admin::serve(bound.0, pages));
+    }
+    beside.spawn(watch_over(service.clone()));
+    let mut wait = drained.clone();
+    let drain = async move {
+        let _ = wait.wait_for(|draining| *draining).await;
+    };
+    let jobs_at_once = usize::from(parts.slots) + JOBS_BESIDE;
+    let serving = serve(service.clone(), source, jobs_at_once, drain);
+    let serving = async {
+        serving.await;
+        let _ = source_task.await;
+    };
+    let mut serving = std::pin::pin!(serving);
+    let grace = async {
+        let _ = drained.clone().wait_for(|draining| *draining).await;
+        tokio::time::sleep(settings.grace).await;
+    };
+    let mut grace = std::pin::pin!(grace);
+    loop {
+        tokio::select! {
+            () = &mut serving => return Ok(Stopped::Drained),
+            () = &mut grace => {
+                tracing::warn!(jobs = service.running.count(), "the grace is over; what runs comes again elsewhere");
+                return Ok(Stopped::AtOnce);
+            }
+            Some(order) = orders.recv() => match order {
+                Order::Drain if *drained.borrow() => return Ok(Stopped::AtOnce),
+                Order::Drain => {
+                    tracing::info!(jobs = service.running.count(), "draining");
+                    draining.send_replace(true);
+                }
+                Order::Reload(settings) => {
+                    service.set_intake(intake_of(&service, &settings, &parts.offers));
+                    tracing::info!("reloaded tenants, limits of jobs, and where results may go");
+                }
+            },
+        }
+    }
+}
+
+fn intake_of<L, S>(service: &Service<L, S>, settings: &Settings, offers: &BTreeMap<String, Offer>) -> Intake {
+    intake(settings, service.worker(), offers)
+}
+
+fn intake(settings: &Settings, name: &str, offers: &BTreeMap<String, Offer>) -> Intake {
+    let terms = Terms {
+        job_wall_max_ms: u64::try_from(settings.job_wall_max.as_millis()).unwrap_or(u64::MAX),
+        deadline_ms: settings.deadline_ms,
+        ..Terms::new(offers.clone())
+    };
+    let rule = ReplyRule::new(settings.broker.names.clone(), settings.broker.reply_to.clone());
+    Intake {
+        terms,
+        tenants: settings.tenants.clone(),
+        trusted: settings.trusted.clone(),
+        worker: name.to_owned(),
+        reply: Some(rule),
+    }
+}
+
+fn source_config(settings: &Settings, offers: &BTreeMap<String, Offer>, slots: u16) -> SourceConfig {
+    let broker = &settings.broker;
+    SourceConfig {
+        endpoint: broker.endpoint.clone(),
+        names: broker.names.clone(),
+        runtimes: offers.keys().cloned().collect(),
+        shards: broker.shards,
+        prefetch: broker.prefetch,
+        slots,
+        weights: broker.weights,
+        declare: broker.declare,
+        consumer_timeout: broker.consumer_timeout,
+    }
+}
+
+/// What goes on beside the jobs: ends what is overdue, publishes what was spooled, measures.
+async fn watch_over<L: Ledger>(service: Arc<Service<L, AmqpSink>>) {
+    let published = |tenant, id| {
+        let service = service.clone();
+        async move {
+            let marked = service.ledger.published(&JobKey { tenant, id }).await;
+            marked
+                .inspect_err(|error| tracing::warn!(error = chain(error), "a published result is not marked"))
+                .is_ok()
+        }
+    };
+    let measure = async {
+        let mut ticks = tokio::time::interval(MEASURE_EVERY);
+        loop {
+            ticks.tick().await;
+            gauge!("hearth_jobs_inflight").set(service.running.count() as f64);
+            gauge!("hearth_results_spooled").set(service.sink.spooled() as f64);
+        }
+    };
+    tokio::join!(reap(&service), service.sink.publish_spooled(published), async {
+        measure.await;
+    });
+}
+
+struct WorkerPages {
+    source: watch::Receiver<Health>,
+    publisher: watch::Receiver<Health>,
+    ledger: watch::Receiver<Option<String>>,
+    draining: watch::Receiver<bool>,
+    pool: Pool,
+    metrics: PrometheusHandle,
+}
+
+impl Pages for WorkerPages {
+    fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if *self.draining.borrow() {
+            reasons.push("draining".to_owned());
+        }
+        match &*self.source.borrow() {
+            Health::Up => {}
+            Health::Idle => reasons.push("broker: not connected yet".to_owned()),
+            Health::Down(why) => reasons.push(format!("broker, jobs: {why}")),
+        }
+        if let Health::Down(why) = &*self.publisher.borrow() {
+            reasons.push(format!("broker, results: {why}"));
+        }
+        if let Some(why) = &*self.ledger.borrow() {
+            reasons.push(format!("redis: {why}"));
+        }
+        let phases = self.pool.phases();
+        let phases = phases.borrow();
+        if phases.total(Phase::Ready) + phases.total(Phase::Claimed) == 0 {
+            reasons.push(format!("no VM is ready: {}", *phases));
+        }
+        reasons
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+}

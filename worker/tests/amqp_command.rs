@@ -1,0 +1,273 @@
+//! The commands that speak to a broker, the real binary against a real RabbitMQ; and the worker as the command runs it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may"
+)]
+
+mod amqp_rig;
+mod broker;
+mod hearth;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Output,
+    sync::Arc,
+    time::Duration,
+};
+
+use amqp_rig::{Setup, job};
+use broker::{Vhost, prefix, until, vhost};
+use hearth::{assert_complaint, assert_data, stderr, stdout};
+use hearth_worker::{
+    amqp::names::Names,
+    meters,
+    run::{Order, Parts, Stopped, run},
+    settings::Settings,
+};
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+struct Broker {
+    vhost: Arc<Vhost>,
+    prefix: String,
+}
+
+impl Broker {
+    fn new() -> Option<Self> {
+        Some(Self { vhost: vhost()?, prefix: prefix() })
+    }
+
+    fn setup(&self) -> Setup {
+        Setup::new(&self.vhost.endpoint, &Names::new(&self.prefix).unwrap())
+    }
+
+    /// Runs the command without holding up this thread's other work.
+    async fn hearth(&self, arguments: &[&str], input: &str) -> Output {
+        let mut all: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        all.extend(["--broker".into(), self.vhost.url.clone(), "--prefix".into(), self.prefix.clone()]);
+        let input = input.to_owned();
+        tokio::task::spawn_blocking(move || {
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            hearth::hearth_with(&all, input.as_bytes())
+        })
+        .await
+        .unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topology_is_checked_applied_and_printed() {
+    let Some(broker) = Broker::new() else { return };
+    let few = ["--runtime", "python", "--shards", "1"];
+    let printed = broker.hearth(&[&["topology"], &few[..]].concat(), "").await;
+    assert_data(&printed, 0);
+    assert_eq!(stdout(&printed).lines().count(), 5 + 4 + 3 + 2);
+    let absent = broker.hearth(&[&["topology", "--check"], &few[..]].concat(), "").await;
+    assert_data(&absent, 1);
+    assert_eq!(stdout(&absent).lines().filter(|line| line.starts_with("absent: ")).count(), 5 + 4 + 3);
+    assert_eq!(
+        broker.hearth(&[&["topology", "--apply"], &few[..]].concat(), "").await.status.code(),
+        Some(0)
+    );
+    let all = broker.hearth(&[&["topology", "--check"], &few[..]].concat(), "").await;
+    assert_eq!((all.status.code(), stdout(&all)), (Some(0), ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_job_is_sent_and_waited_for() {
+    let Some(broker) = Broker::new() else { return };
+    let nobody = broker.hearth(&["submit", "-"], "{}").await;
+    assert_complaint(&nobody, 69);
+    assert!(stderr(&nobody).contains("no worker has been there"), "{}", stderr(&nobody));
+    let setup = broker.setup();
+    let worker = setup.worker("w1").await;
+    let waited = broker.hearth(&["submit", "-", "--wait"], &job("one", "hello").to_string()).await;
+    assert_data(&waited, 0);
+    let result: Value = serde_json::from_str(stdout(&waited)).unwrap();
+    assert_eq!((result["id"].as_str(), result["verdict"].as_str()), (Some("one"), Some("accepted")));
+    let refused = broker.hearth(&["submit", "-", "--wait"], "nonsense").await;
+    assert_data(&refused, 65);
+    let sent = broker.hearth(&["submit", "-"], &job("two", "x").to_string()).await;
+    assert_eq!((sent.status.code(), stdout(&sent)), (Some(0), "two\n"));
+    let producer = setup.producer().await;
+    let unclaimed = producer.client.get(&setup.names.unclaimed()).await;
+    assert_eq!(unclaimed.properties.message_id().as_ref().unwrap().as_str(), "two");
+    // A cancel reaches a job that runs.
+    producer.send(&job("long", "60000ms")).await;
+    until("it runs", async || setup.ran_times("60000ms") == 1).await;
+    assert_eq!(broker.hearth(&["cancel", "long"], "").await.status.code(), Some(0));
+    assert_eq!(producer.result().await.status.as_str(), "cancelled");
+    worker.drain().await;
+    let nobody = broker.hearth(&["cancel", "long"], "").await;
+    assert_complaint(&nobody, 75);
+    let elsewhere = hearth::hearth(&["cancel", "x", "--broker", "amqp://127.0.0.1:1"]);
+    assert_complaint(&elsewhere, 75);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_resumed_where_it_stopped() {
+    let Some(broker) = Broker::new() else { return };
+    let setup = Setup { slots: 4, ..broker.setup() };
+    let worker = setup.worker("w1").await;
+    let directory = tempfile::tempdir().unwrap();
+    let (jobs, out) = (directory.path().join("jobs"), directory.path().join("out"));
+    let mut lines: Vec<String> =
+        (0..200).map(|n| job(&format!("j{n}"), &format!("{n}")).to_string()).collect();
+    // No id, no job, and one that is there twice.
+    lines.push(json!({"runtime": "python", "code": "x"}).to_string());
+    lines.push("nonsense".to_owned());
+    lines.push(lines[7].clone());
+    std::fs::write(&jobs, lines.join("\n")).unwrap();
+    let (jobs, out) = (jobs.to_str().unwrap(), out.to_str().unwrap());
+    let all =
+        broker.hearth(&["submit", "--batch", jobs, "--out", out, "--ordered", "--window", "32"], "").await;
+    assert_eq!(all.status.code(), Some(1), "one was refused: {}", stderr(&all));
+    let results = std::fs::read_to_string(out).unwrap();
+    let ids: Vec<String> = results
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(ids.len(), 202);
+    assert!((0..200).all(|n| ids[n] == format!("j{n}")), "{ids:?}");
+    assert!(stderr(&all).contains("202 results"), "{}", stderr(&all));
+    // It is not overwritten; what is missing, the last line torn, is fetched again and nothing else is run.
+    let again = broker.hearth(&["submit", "--batch", jobs, "--out", out], "").await;
+    assert_complaint(&again, 74);
+    let torn: String = results.lines().take(150).map(|line| format!("{line}\n")).collect();
+    std::fs::write(out, torn + &results.lines().nth(150).unwrap()[..40]).unwrap();
+    let ran = setup.ran().len();
+    let resumed = broker.hearth(&["submit", "--batch", jobs, "--out", out, "--resume"], "").await;
+    assert_eq!(resumed.status.code(), Some(1));
+    let mut whole: Vec<_> = std::fs::read_to_string(out).unwrap().lines().map(str::to_owned).collect();
+    let mut before: Vec<_> = results.lines().map(str::to_owned).collect();
+    whole.sort();
+    before.sort();
+    // All but the refusal, which names the moment's worker only, is byte for byte what it was.
+    assert_eq!((whole, setup.ran().len()), (before, ran));
+    let piped = broker.hearth(&["submit", "--batch", "-"], &lines[..3].join("\n")).await;
+    assert_eq!((piped.status.code(), stdout(&piped).lines().count()), (Some(0), 3));
+    worker.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dead_are_listed_retried_and_dropped() {
+    let Some(broker) = Broker::new() else { return };
+    let setup = broker.setup();
+    let worker = setup.worker("w1").await;
+    let producer = setup.producer().await;
+    for body in ["nonsense one", "nonsense two"] {
+        producer.send_bytes(body.as_bytes(), BasicProperties::default()).await;
+    }
+    let dead = setup.names.dead();
+    // A job that is there by hand: what it was refused for is repaired.
+    let properties = producer.properties().with_message_id("was-dead".into());
+    let body = serde_json::to_vec(&job("was-dead", "alive")).unwrap();
+    producer.client.publish("", &dead, properties, &body).await;
+    until("three are dead", async || producer.client.count(&dead).await == 3).await;
+    let listed = broker.hearth(&["dead", "list", "--json"], "").await;
+    assert_data(&listed, 0);
+    assert_eq!(stdout(&listed).lines().count(), 3);
+    assert!(stdout(&listed).contains("nobody to tell") && stdout(&listed).contains("\"id\":\"was-dead\""));
+    until("they are back", async || producer.client.count(&dead).await == 3).await;
+    let retried = broker.hearth(&["dead", "retry", "was-dead"], "").await;
+    assert_data(&retried, 0);
+    let result = producer.result().await;
+    assert_eq!((result.id.as_str(), amqp_rig::printed(&result).as_str()), (stdout(&retried).trim(), "alive"));
+    let missing = broker.hearth(&["dead", "drop", "was-dead"], "").await;
+    assert_complaint(&missing, 65);
+    until("they are back", async || producer.client.count(&dead).await == 2).await;
+    assert_eq!(broker.hearth(&["dead", "drop", "--all"], "").await.status.code(), Some(0));
+    assert_eq!(producer.client.count(&dead).await, 0);
+    worker.drain().await;
+}
+
+/// A page of a worker.
+fn page(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_says_how_it_is_takes_orders_and_drains() {
+    let Some(broker) = Broker::new() else { return };
+    let setup = broker.setup();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let spool = tempfile::tempdir().unwrap();
+    let settings = |tenant: &str| {
+        let text = format!(
+            "[broker]\nurl = \"{}\"\nprefix = \"{}\"\nshards = 2\n[tenants]\nusers = {{ guest = \"{tenant}\" }}\n\
+             [worker]\nadmin = \"{address}\"\nspool = \"{}\"\ngrace_s = 30\n",
+            broker.vhost.url,
+            broker.prefix,
+            spool.path().display()
+        );
+        Settings::parse(&text, &|_| None).unwrap()
+    };
+    let (orders, taken) = mpsc::channel(1);
+    let (trouble, ledger_trouble) = watch::channel(None);
+    let parts = Parts {
+        name: "w1".into(),
+        pool: setup.pool("w1"),
+        slots: 2,
+        offers: Setup::offers(),
+        ledger: setup.ledger.clone(),
+        ledger_trouble,
+        metrics: meters::start().unwrap(),
+    };
+    let worker = tokio::spawn(run(settings("one"), parts, taken));
+    until("it is ready", async || page(address, "/ready").is_some_and(|page| page.contains("200 OK"))).await;
+    let producer = setup.producer().await;
+    let user = || producer.properties().with_user_id("guest".into());
+    producer.send_bytes(&serde_json::to_vec(&job("a", "x")).unwrap(), user()).await;
+    assert_eq!(producer.result().await.tenant, "one");
+    let metrics = page(address, "/metrics").unwrap();
+    for line in [
+        "hearth_jobs_total{runtime=\"python\",status=\"finished\",verdict=\"accepted\"}",
+        "hearth_result_publish_total{outcome=\"routed\"}",
+        "# HELP hearth_pool_slots",
+        "hearth_job_step_seconds_bucket{step=\"run\"",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    trouble.send_replace(Some("away".into()));
+    let unready = page(address, "/ready").unwrap();
+    assert!(unready.contains("503") && unready.contains("redis: away"), "{unready}");
+    assert!(page(address, "/live").unwrap().contains("200 OK"));
+    orders.send(Order::Reload(Box::new(settings("two")))).await.unwrap();
+    until("it knows the other tenant", async || {
+        let id = format!("b{}", setup.ran().len());
+        producer.send_bytes(&serde_json::to_vec(&job(&id, "x")).unwrap(), user()).await;
+        producer.result().await.tenant == "two"
+    })
+    .await;
+    producer.send(&job("last", "1500ms")).await;
+    until("it runs", async || setup.ran_times("1500ms") == 1).await;
+    orders.send(Order::Drain).await.unwrap();
+    until("it says so", async || page(address, "/ready").is_some_and(|page| page.contains("draining"))).await;
+    assert_eq!(producer.result().await.id, "last");
+    let stopped = tokio::time::timeout(Duration::from_secs(30), worker).await.unwrap().unwrap();
+    assert_eq!(stopped.unwrap(), Stopped::Drained);
+    assert_eq!(producer.left().await, 0);
+}
+
+#[test]
+fn wrong_settings_are_all_said_before_anything_is_done() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[broker]\nshards = 0\n[worker]\ngrace_s = -1\n").unwrap();
+    let wrong = hearth::hearth(&["worker", "--config", file.path().to_str().unwrap()]);
+    assert_complaint(&wrong, 78);
+    for place in ["broker.url", "broker.shards", "worker.grace_s"] {
+        assert!(stderr(&wrong).contains(place), "{}", stderr(&wrong));
+    }
+    std::fs::write(file.path(), "[broker]\nurl = \"amqp://localhost\"\n").unwrap();
+    assert_data(&hearth::hearth(&["worker", "--config", file.path().to_str().unwrap(), "--check"]), 0);
+}

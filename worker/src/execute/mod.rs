@@ -1,0 +1,103 @@
+//! One job in one claimed VM: upload, stages, download.
+
+mod files;
+mod stage;
+
+use std::time::Duration;
+
+use files::{download, upload, upload_report};
+use hearth_pool::session::{Session, SessionError};
+use hearth_schemas::result::{
+    Cause, OutputFile, RunReport, SkippedOutput, StageReport, Step, Timings, Verdict,
+};
+use stage::run_stage;
+use tokio::time::{Instant, timeout};
+
+use crate::{admit::Job, stop::Stop};
+
+/// How long an upload or a download may take: the largest at 1 MiB/s, with room for a slow host.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(60);
+
+/// What came out of a VM.
+#[derive(Debug, Default)]
+pub struct Executed {
+    /// A report for each stage.
+    pub stages: Vec<StageReport>,
+    /// Files that matched.
+    pub outputs: Vec<OutputFile>,
+    /// Patterns that matched nothing.
+    pub missing: Vec<String>,
+    /// Matches that are not returned.
+    pub skipped: Vec<SkippedOutput>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// A step that failed for reasons of our own, or of a VM that a job may have killed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step:?}")]
+pub struct StepFailure {
+    /// The step.
+    pub step: Step,
+    /// How.
+    #[source]
+    pub source: SessionError,
+}
+
+/// Runs a job. When it is stopped, what ran until then is reported. Not cancel safe: drop the VM.
+pub async fn execute(session: &Session, job: &Job, stop: &Stop) -> Result<Executed, StepFailure> {
+    let mut executed = Executed::default();
+    let started = Instant::now();
+    let uploaded = match until(stop, within(Step::Upload, TRANSFER_LIMIT, upload(session, job))).await {
+        None => Ok(()),
+        Some(uploaded) => uploaded,
+    };
+    executed.timings.upload_ms = Some(started.elapsed().into());
+    let mut failed = match uploaded {
+        Ok(()) => false,
+        Err(failure) => {
+            let (Some(report), Some(first)) = (upload_report(&failure), job.stages.first()) else {
+                return Err(failure);
+            };
+            executed.stages.push(StageReport { name: first.name.clone(), run: report, cases: Vec::new() });
+            true
+        }
+    };
+    let started = Instant::now();
+    for stage in job.stages.iter().skip(executed.stages.len()) {
+        let run = match (stop.reason(), failed) {
+            (Some(reason), _) => RunReport::not_run(Verdict::Skipped, Some(reason.cause())),
+            (None, true) => RunReport::not_run(Verdict::Skipped, Some(Cause::EarlierFailure)),
+            (None, false) => run_stage(session, stage, stop).await?,
+        };
+        failed |= run.verdict != Verdict::Accepted && !stage.continue_on_failure;
+        executed.stages.push(StageReport { name: stage.name.clone(), run, cases: Vec::new() });
+    }
+    executed.timings.run_ms = Some(started.elapsed().into());
+    if job.outputs.is_empty() || stop.reason().is_some() {
+        return Ok(executed);
+    }
+    let started = Instant::now();
+    let downloading = within(Step::Download, TRANSFER_LIMIT, download(session, job, &mut executed));
+    until(stop, downloading).await.unwrap_or(Ok(()))?;
+    executed.timings.download_ms = Some(started.elapsed().into());
+    Ok(executed)
+}
+
+/// `None` when the job was stopped first.
+async fn until<T>(stop: &Stop, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        _ = stop.stopped() => None,
+    }
+}
+
+async fn within<T>(
+    step: Step,
+    limit: Duration,
+    work: impl Future<Output = Result<T, SessionError>>,
+) -> Result<T, StepFailure> {
+    let done = timeout(limit, work).await;
+    let done = done.unwrap_or(Err(SessionError::Timeout { request: step.as_str(), limit }));
+    done.map_err(|source| StepFailure { step, source })
+}

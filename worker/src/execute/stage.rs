@@ -1,0 +1,88 @@
+//! One command of a job.
+
+use std::time::Duration;
+
+use hearth_pool::session::{Channel, Command, Session, SessionError};
+use hearth_schemas::{
+    guest::messages::{Exited, FaultKind, User},
+    result::{Capture, Cause, RunReport, Step, Verdict},
+};
+
+use super::{StepFailure, within};
+use crate::{admit::Stage, stop::Stop, verdict};
+
+/// How much longer than a stage's wall time its agent may take before it counts as dead.
+const STAGE_GRACE: Duration = Duration::from_secs(15);
+
+pub(super) async fn run_stage(
+    session: &Session,
+    stage: &Stage,
+    stop: &Stop,
+) -> Result<RunReport, StepFailure> {
+    let limits = stage.limits.exec_limits();
+    let command = Command {
+        argv: stage.argv.clone(),
+        env: stage.env.clone(),
+        cwd: stage.cwd.clone(),
+        limits: limits.clone(),
+        user: User::Job,
+    };
+    let (mut stdout, mut stderr) = (Capture::default(), Capture::default());
+    let wall = Duration::from_millis(limits.wall_ms.unwrap_or(0));
+    let running = async {
+        let running = session.exec(command, !stage.stdin.is_empty()).await?;
+        let output = |channel, data: bytes::Bytes| match channel {
+            Channel::Stdout => stdout.push(&data),
+            Channel::Stderr => stderr.push(&data),
+        };
+        let kill = async {
+            stop.stopped().await;
+        };
+        running.finish(stage.stdin.clone(), output, kill).await
+    };
+    let exited = match within(Step::Run, wall + STAGE_GRACE, running).await {
+        Ok(exited) => exited,
+        Err(failure) => return exec_report(&failure).ok_or(failure),
+    };
+    let judged = verdict::judge(&exited, &limits, stop.reason());
+    let (verdict, cause) = judged.ok_or(StepFailure {
+        step: Step::Run,
+        source: SessionError::Protocol("a command ended with neither exit code nor signal"),
+    })?;
+    stdout.missed(exited.stdout_bytes.saturating_sub(stdout.bytes()));
+    stderr.missed(exited.stderr_bytes.saturating_sub(stderr.bytes()));
+    Ok(report(&exited, verdict, cause, stdout, stderr))
+}
+
+fn report(
+    exited: &Exited,
+    verdict: Verdict,
+    cause: Option<Cause>,
+    stdout: Capture,
+    stderr: Capture,
+) -> RunReport {
+    RunReport {
+        verdict,
+        cause,
+        message: None,
+        exit_code: exited.exit_code,
+        signal: exited.signal,
+        stdout: stdout.finish(),
+        stderr: stderr.finish(),
+        usage: exited.usage.as_ref().map(verdict::usage),
+    }
+}
+
+/// A command that the kernel would not execute, or a directory that is not there, is the job's doing.
+fn exec_report(failure: &StepFailure) -> Option<RunReport> {
+    let SessionError::Fault { kind, message } = &failure.source else { return None };
+    let (verdict, cause) = match kind {
+        FaultKind::Exec => (Verdict::FileError, Cause::Exec),
+        FaultKind::Path => (Verdict::FileError, Cause::Path),
+        FaultKind::NoSpace => (Verdict::DiskLimit, Cause::Enospc),
+        _ => return None,
+    };
+    let mut report = RunReport::not_run(verdict, Some(cause));
+    report.message = Some(message.clone());
+    Some(report)
+}

@@ -8,7 +8,14 @@ deps() { deploy/install-deps.sh test; }
 fmt() { cargo fmt --all --check; }
 clippy() { cargo clippy --workspace --all-targets --all-features -- -D warnings; }
 agent() { deploy/build-agent.sh "${HEARTH_AGENT:-}"; }
-build() { cargo build --release --package hearth-worker; }
+build() {
+  cargo build --release --package hearth-worker || return 1
+  # By the name that the snapshots of processes have.
+  if grep -q 'process test hypervisor' "${CARGO_TARGET_DIR:-target}/release/hearth"; then
+    echo 'the test hypervisor is in the shipped binary' >&2
+    return 1
+  fi
+}
 # Here a real VM that cannot be had is a failure, not a skipped test.
 tests() { HEARTH_REQUIRE_REAL=1 cargo test --workspace --all-features --no-fail-fast; }
 firecracker() {

@@ -35,6 +35,9 @@ pub(crate) enum Place {
     },
     /// It is a guest itself: nothing outside of its tree and its cgroups is touched.
     Host,
+    /// The same, and it plays a VM.
+    #[cfg(feature = "fakes")]
+    Process,
 }
 
 /// The agent.

@@ -9,6 +9,8 @@
 pub mod args;
 pub mod boot;
 pub mod console;
+#[cfg(feature = "fakes")]
+pub mod process;
 pub mod serve;
 
 mod agent;

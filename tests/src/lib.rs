@@ -12,6 +12,7 @@ pub mod beliefs;
 pub mod examples;
 pub mod lease_rules;
 pub mod ledger_rules;
+pub mod process;
 pub mod real;
 pub mod redis;
 pub mod wait;

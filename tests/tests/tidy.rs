@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use hearth_tests::workspace;
@@ -63,6 +64,30 @@ fn crates_depend_only_downwards() {
             manifest.get("dependencies").and_then(toml::Value::as_table).cloned().unwrap_or_default();
         for dependency in dependencies.keys().filter_map(|key| key.strip_prefix("hearth-")) {
             assert!(may.contains(&dependency), "{name} may not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn what_ships_has_no_fakes_in_it() {
+    for package in ["hearth-worker", "hearth-guest-agent"] {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args([
+            "tree",
+            "--offline",
+            "--edges",
+            "normal,features",
+            "--prefix",
+            "none",
+            "--package",
+            package,
+        ]);
+        let output = cargo.current_dir(workspace()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let tree = String::from_utf8(output.stdout).unwrap();
+        assert!(tree.contains("hearth-schemas"), "{tree}");
+        for line in tree.lines().filter(|line| line.contains("hearth-") || line.starts_with("fail ")) {
+            assert!(!line.contains("\"fakes\"") && !line.contains("failpoints"), "{package}: {line}");
         }
     }
 }

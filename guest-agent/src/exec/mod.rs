@@ -73,6 +73,8 @@ pub(crate) async fn run(
     control: &mut Stream,
     exec: Exec,
 ) -> Result<Exited, ExecError> {
+    #[cfg(feature = "fakes")]
+    let exec = crate::process::without_what_is_absent(agent, exec);
     let plan = Plan::new(exec, agent.abilities())?;
     if plan.user == User::Root && agent.awake() {
         return Err(ExecError::RootAwake);

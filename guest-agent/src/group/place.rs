@@ -71,6 +71,16 @@ impl Groups {
         Ok(Self { parent, controllers, next: AtomicU64::new(1), temporary: true })
     }
 
+    /// In a cgroup that was made for this process and is removed after it.
+    #[cfg(feature = "fakes")]
+    pub(crate) fn in_given(parent: &Path) -> Result<Self, GroupError> {
+        let dir = files::open_dir(parent)?;
+        let available = files::open(&dir, "cgroup.controllers")?;
+        let controllers = Controllers::parse(&files::read(std::os::fd::AsFd::as_fd(&available)));
+        enable(parent, controllers)?;
+        Ok(Self { parent: parent.to_owned(), controllers, next: AtomicU64::new(1), temporary: false })
+    }
+
     /// What a command can be limited with.
     pub(crate) fn controllers(&self) -> Controllers {
         self.controllers

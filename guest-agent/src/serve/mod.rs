@@ -126,7 +126,7 @@ pub(crate) async fn in_guest(agent: Arc<Agent>, channel: Option<&Path>) {
 }
 
 /// Serves every connection that `next` gives, and drops those that it gives as `None`. Never returns.
-async fn accept_all<T, F>(agent: &Arc<Agent>, next: impl Fn() -> F)
+pub(crate) async fn accept_all<T, F>(agent: &Arc<Agent>, next: impl Fn() -> F)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = io::Result<Option<T>>>,

@@ -39,11 +39,12 @@ pub(crate) async fn run(agent: &Agent, wake: Wake) -> Result<Woken, WakeError> {
     let turn = turn(held.identity.as_ref(), &identity)?;
     let mut woken = match agent.place() {
         Place::Guest { scratch } => guest(agent, &mut held, &wake, turn, scratch.clone()).await?,
-        Place::Host => Woken::default(),
+        Place::Host => Woken { hostname: own_hostname(), ..Woken::default() },
+        #[cfg(feature = "fakes")]
+        Place::Process => crate::process::woken(&wake),
     };
     held.identity = Some(identity.clone());
     agent.set_awake();
-    woken.hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     woken.machine_id = names::machine_id();
     woken.identity = Some(identity);
     Ok(woken)
@@ -77,7 +78,12 @@ async fn guest(
         });
     }
     let scratch_bytes = held.scratch_bytes.unwrap_or(0);
-    Ok(Woken { entropy_bytes, reseeded: true, clock_step_ns, scratch_bytes, ..Woken::default() })
+    let hostname = own_hostname();
+    Ok(Woken { entropy_bytes, reseeded: true, clock_step_ns, scratch_bytes, hostname, ..Woken::default() })
+}
+
+fn own_hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Sets the wall clock. Returns by how much that moved it, in nanoseconds.

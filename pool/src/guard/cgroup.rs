@@ -38,7 +38,22 @@ pub fn remove_cgroup(directory: &Path) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         }
     }
-    fs::remove_dir(directory)
+    remove_empty(directory)
+}
+
+/// Removes a group without processes, and those below it first.
+fn remove_empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_empty(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(directory) {
+        // Whoever made it was just about to.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 fn populated(events: &mut File) -> io::Result<bool> {
@@ -69,10 +84,10 @@ mod tests {
             return;
         };
         let group = mounted.join(format!("hearth-test-{}", std::process::id()));
-        fs::create_dir(&group).unwrap();
+        fs::create_dir_all(group.join("below/further")).unwrap();
         assert!(is_cgroup(&group));
         let mut child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
-        fs::write(group.join("cgroup.procs"), child.id().to_string()).unwrap();
+        fs::write(group.join("below/further/cgroup.procs"), child.id().to_string()).unwrap();
         remove_cgroup(&group).unwrap();
         assert!(!child.wait().unwrap().success());
         assert!(!group.exists());

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::{
     admit::Job,
     attempt::{Attempted, attempt},
+    begin::begin,
     crash::crash_point,
     dispose::{Decision, dispose, exhausted},
     finish,
@@ -22,6 +23,7 @@ use crate::{
     route::{self, registration},
     seams::{Delivery, Properties, Publication, Receipt, ResultSink, Settled, Settlement},
     stop::Running,
+    tenants::WaitingRooms,
 };
 
 /// Pauses between tries to publish; after the last the delivery comes again, and the result is in the ledger.
@@ -33,9 +35,6 @@ const COMMIT_PAUSES: [Duration; 3] =
 /// How long a delivery waits when the ledger cannot be reached.
 const LEDGER_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a delivery waits when its tenant runs as much as it may.
-const TENANT_PAUSE: Duration = Duration::from_secs(1);
-
 /// What handling a delivery needs.
 pub struct Service<L, S> {
     /// Where jobs live.
@@ -46,6 +45,8 @@ pub struct Service<L, S> {
     pub pool: Pool,
     /// The jobs that run here.
     pub running: Running,
+    /// The jobs that wait here for their tenants.
+    pub rooms: WaitingRooms,
     worker: String,
     intake: RwLock<Arc<Intake>>,
 }
@@ -54,7 +55,15 @@ impl<L, S> Service<L, S> {
     /// Puts a service together.
     pub fn new(ledger: L, sink: S, pool: Pool, intake: Intake) -> Self {
         let (worker, intake) = (intake.worker.clone(), RwLock::new(Arc::new(intake)));
-        Self { ledger, sink, pool, running: Running::default(), worker, intake }
+        Self {
+            ledger,
+            sink,
+            pool,
+            running: Running::default(),
+            rooms: WaitingRooms::default(),
+            worker,
+            intake,
+        }
     }
 
     /// What admission knows now.
@@ -87,19 +96,19 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
     service: &Service<L, S>,
     delivery: Delivery<R>,
 ) -> Handled {
-    let Delivery { body, properties, receipt } = delivery;
+    let Delivery { body, mut properties, mut receipt } = delivery;
     let arrived = sent(&properties);
     let job = match service.intake().job(&body, &properties, &ulid::Ulid::generate().to_string()) {
         Ok(job) => job,
         Err(refused) => return answer(service, &refused, properties, receipt).await,
     };
     crash_point!("before-begin");
-    let registration = registration(&job, &properties);
-    let begun = service.ledger.begin_with(&job.key, &job.digest, service.worker(), &registration).await;
+    let registration = registration(&job, &properties, &service.intake().quotas);
+    let begun = begin(service, &job, &registration, &mut properties, &mut receipt).await;
     let (token, history, cancelled) = match begun {
         Ok(Begun::Begun { token, history, cancelled }) => (token, history, cancelled),
         Ok(Begun::Held { lapses_in }) => return retry(receipt, lapses_in).await,
-        Ok(Begun::TenantBusy { .. }) => return retry(receipt, TENANT_PAUSE).await,
+        Ok(Begun::TenantBusy(_)) => return retry(receipt, Duration::ZERO).await,
         Ok(Begun::Committed(result)) => return deliver(service, &job, result, properties, receipt).await,
         Ok(Begun::Done(_)) if properties.redelivered => return settle(receipt, Settlement::Ack).await,
         // It was ended while its message waited, and its producer has been told.
@@ -132,7 +141,9 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
                 Decision::GiveUp => finish::infra_error(&job, service.worker(), &all),
                 Decision::Retry { after } => {
                     tracing::warn!(job = %token.key, step = failed.step.as_str(), error = failed.message, "attempt failed");
-                    return match service.ledger.give_back(&token, failed).await {
+                    let given = service.ledger.give_back(&token, failed).await;
+                    service.rooms.ended(&token.key.tenant);
+                    return match given {
                         Ok(_) => settle(receipt, Settlement::Retry { after, elsewhere: true }).await,
                         Err(error) => ledger_away(receipt, &error).await,
                     };
@@ -171,6 +182,7 @@ async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
         }
     }
     meters::ended(&result);
+    service.rooms.ended(&token.key.tenant);
     crash_point!("committed");
     deliver(service, job, body, properties, receipt).await
 }

@@ -10,6 +10,7 @@ use hearth_schemas::{
 use crate::{
     admit::{Job, Producer, Terms, admit},
     amqp::reply::ReplyRule,
+    ledger::Quotas,
     seams::Properties,
 };
 
@@ -25,6 +26,8 @@ pub struct Intake {
     pub tenants: BTreeMap<String, String>,
     /// Users whose requests may name any tenant. In one process, where there is no user, everybody may.
     pub trusted: Vec<String>,
+    /// How much of each tenant may run.
+    pub quotas: Quotas,
     /// This worker's name.
     pub worker: String,
     /// Where results may be sent. In one process, where that is no queue's name, there is no rule.
@@ -34,7 +37,14 @@ pub struct Intake {
 impl Intake {
     /// Intake of a single process.
     pub fn embedded(terms: Terms, worker: &str) -> Self {
-        Self { terms, tenants: BTreeMap::new(), trusted: Vec::new(), worker: worker.into(), reply: None }
+        Self {
+            terms,
+            tenants: BTreeMap::new(),
+            trusted: Vec::new(),
+            quotas: Quotas::default(),
+            worker: worker.into(),
+            reply: None,
+        }
     }
 
     /// Admits a message, or makes the result that refuses it. `new_id` is for a message that brings none.

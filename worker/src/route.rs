@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     admit::Job,
-    ledger::{JobKey, Registration, unix_ms},
+    ledger::{JobKey, Quotas, Registration, unix_ms},
     seams::{Properties, Publication},
 };
 
@@ -84,11 +84,11 @@ impl Route {
 }
 
 /// What the ledger is told of a job.
-pub fn registration(job: &Job, properties: &Properties) -> Registration {
+pub fn registration(job: &Job, properties: &Properties, quotas: &Quotas) -> Registration {
     Registration {
         deadline_unix_ms: Some(due_unix_ms(job, properties)),
         route: Route::new(job, properties).encode(),
-        ..Registration::default()
+        limits: quotas.of(&job.key.tenant),
     }
 }
 

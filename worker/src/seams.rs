@@ -58,9 +58,23 @@ pub enum Settled {
 }
 
 /// The duty to settle one delivery, spent exactly once. Dropped unspent, the delivery comes again.
-pub trait Receipt: Send + 'static {
+pub trait Receipt: Send + Sync + 'static {
     /// Settles the delivery.
     fn settle(self, settlement: Settlement) -> impl Future<Output = Settled> + Send;
+
+    /// Its job does not begin yet, since its tenant may not: others may have its place meanwhile. `false`: it cannot
+    /// wait here and should be settled as [`Settlement::Retry`].
+    fn set_aside(&mut self) -> bool {
+        true
+    }
+
+    /// Its job begins after all.
+    fn resume(&mut self) {}
+
+    /// Resolves when what has not begun should go back, since its source is to end. Cancel safe.
+    fn withdrawn(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 /// Where jobs come from.

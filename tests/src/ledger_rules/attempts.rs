@@ -102,33 +102,3 @@ pub async fn a_cancel_may_come_before_the_job_and_may_be_too_late<B: Backing>(ba
     two.published(&key).await.unwrap();
     assert_eq!(one.cancel(&key).await.unwrap(), Cancel::TooLate);
 }
-
-/// Over all workers; a job counts until it is given back, committed, or its owner dies.
-pub async fn a_tenant_runs_no_more_jobs_than_it_may<B: Backing>(backing: B) {
-    let [one, two] = backing.ledgers();
-    let two_at_most = Registration { tenant_running_max: Some(2), ..Registration::default() };
-    let begin = async |ledger: &B::Ledger, id: &str| {
-        ledger.begin_with(&job("t", id), "digest", "w", &two_at_most).await.unwrap()
-    };
-    let begun = async |ledger: &B::Ledger, id: &str| match begin(ledger, id).await {
-        Begun::Begun { token, .. } => token,
-        other => panic!("{other:?}"),
-    };
-    let (a, _dies) = (begun(one, "a").await, begun(two, "b").await);
-    assert_eq!(begin(one, "c").await, Begun::TenantBusy { running: 2 });
-    assert!(matches!(begin(one, "b").await, Begun::Held { .. }), "a job is not in its own way");
-    assert_eq!(one.running("t").await.unwrap(), 2);
-    let other = two.begin_with(&job("u", "c"), "digest", "w", &two_at_most).await.unwrap();
-    assert!(matches!(other, Begun::Begun { .. }), "tenants are not in each other's way");
-    one.give_back(&a, failed("w", false)).await.unwrap();
-    let c = begun(two, "c").await;
-    assert_eq!(begin(one, "a").await, Begun::TenantBusy { running: 2 });
-    one.commit(&c, "r".into()).await.unwrap();
-    let a = begun(one, "a").await;
-    let dead = async || {
-        assert_eq!(one.heartbeat(&a).await.unwrap(), Beat::Ours);
-        one.running("t").await.unwrap() == 1
-    };
-    until(TAKEN_OVER_WITHIN, "a dead owner's job runs no more", dead).await;
-    begun(two, "d").await;
-}

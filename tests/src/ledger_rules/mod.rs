@@ -3,16 +3,17 @@
 mod attempts;
 mod reaping;
 mod repeats;
+mod tenants;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use hearth_schemas::result::{Millis, Step};
 use hearth_worker::ledger::{
-    Begun, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger, Registration, Token,
+    Begun, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger, Registration, TenantLimits, Token,
 };
 
-pub use self::{attempts::*, reaping::*, repeats::*};
+pub use self::{attempts::*, reaping::*, repeats::*, tenants::*};
 use crate::wait::until_some;
 
 /// From an owner's last sign of life to the next begin, at most.
@@ -59,7 +60,7 @@ pub fn due_in(ms: i64) -> Registration {
     Registration {
         deadline_unix_ms: Some(deadline.try_into().unwrap()),
         route: Bytes::from_static(b"\x00route"),
-        tenant_running_max: None,
+        limits: TenantLimits::default(),
     }
 }
 
@@ -96,6 +97,7 @@ macro_rules! ledger_rules {
             a_cancel_is_seen_by_the_owner_and_by_the_next_begin
             a_cancel_may_come_before_the_job_and_may_be_too_late
             a_tenant_runs_no_more_jobs_than_it_may
+            a_tenants_jobs_begin_no_faster_than_they_may
             an_overdue_job_that_waits_is_seized_once_and_ended
             an_overdue_job_that_runs_is_left_to_its_owner_for_a_while
             a_cancelled_job_that_nobody_runs_can_be_ended_at_once

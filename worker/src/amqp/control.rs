@@ -19,7 +19,7 @@ pub enum Control {
 }
 
 /// A run queue.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RunQueue {
     /// Of this runtime.
     pub runtime: String,

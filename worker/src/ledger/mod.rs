@@ -1,5 +1,6 @@
 //! The one place where a job's state lives and its result is decided.
 
+mod limits;
 mod memory;
 mod redis;
 
@@ -13,6 +14,7 @@ use hearth_schemas::result::{Millis, Step};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    limits::{Busy, Quotas, Rate, TenantLimits},
     memory::MemoryLedger,
     redis::{RedisLedger, RedisLedgerConfig},
 };
@@ -52,8 +54,8 @@ pub struct Registration {
     pub deadline_unix_ms: Option<u64>,
     /// What whoever publishes the result in the owner's place has to know, in the worker's own form.
     pub route: Bytes,
-    /// How many jobs of the tenant may be held at once, this one included, over all workers.
-    pub tenant_running_max: Option<u32>,
+    /// What the tenant may do, over all workers.
+    pub limits: TenantLimits,
 }
 
 /// What a registration finds.
@@ -155,11 +157,8 @@ pub enum Begun {
     Done(Bytes),
     /// The same id with another request.
     Conflict,
-    /// As many of the tenant's jobs run as may.
-    TenantBusy {
-        /// How many.
-        running: u32,
-    },
+    /// The tenant may not begin another one yet; the job waits.
+    TenantBusy(Busy),
 }
 
 /// What a heartbeat finds.

@@ -2,6 +2,7 @@
 //! once.
 
 mod read;
+mod tenants;
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +24,7 @@ use crate::{
         source::{PREFETCH, WEIGHTS},
         spool::SPOOL_MAX_BYTES,
     },
+    ledger::Quotas,
 };
 
 /// What a job's message is held for beyond its stages' wall time: transfers, a slow agent, a claim.
@@ -41,6 +43,8 @@ pub struct Settings {
     pub tenants: BTreeMap<String, String>,
     /// Users whose requests may name any tenant.
     pub trusted: Vec<String>,
+    /// How much of each tenant may run, over all workers.
+    pub quotas: Quotas,
     /// Wall time of all stages of a job together, at most.
     pub job_wall_max: Duration,
     /// How long jobs may take all in all.
@@ -126,10 +130,7 @@ impl Settings {
         });
         let broker = broker(Section::take(whole, "broker", overrides, mistakes), mistakes);
         let redis = redis(Section::take(whole, "redis", overrides, mistakes), mistakes);
-        let mut tenants = Section::take(whole, "tenants", overrides, mistakes);
-        let users = tenants.field("users", mistakes, users).unwrap_or_default();
-        let trusted = tenants.texts("trusted", mistakes).unwrap_or_default();
-        tenants.end(mistakes);
+        let tenants = tenants::read(whole, overrides, mistakes);
         let mut jobs = Section::take(whole, "jobs", overrides, mistakes);
         let terms = Terms::new(BTreeMap::new());
         let day_ms = 24 * 3600 * 1000;
@@ -160,8 +161,9 @@ impl Settings {
             broker,
             redis,
             slots,
-            tenants: users,
-            trusted,
+            tenants: tenants.users,
+            trusted: tenants.trusted,
+            quotas: tenants.quotas,
             job_wall_max,
             deadline_ms: Bound { default, max },
             admin,
@@ -238,16 +240,6 @@ fn by_name<T>(
         Some(other) => mistakes.note(path, format!("is a {}; allowed is a table", other.type_str())),
     }
     found
-}
-
-fn users(value: &Value) -> Result<BTreeMap<String, String>, String> {
-    let wrong = || format!("{value} given; allowed is a table from users to tenants");
-    let mut users = BTreeMap::new();
-    for (user, tenant) in value.as_table().ok_or_else(wrong)? {
-        let tenant = tenant.as_str().filter(|tenant| is_name(tenant)).ok_or_else(wrong)?;
-        users.insert(user.clone(), tenant.to_owned());
-    }
-    Ok(users)
 }
 
 fn weights(value: &Value) -> Result<[u32; 3], String> {

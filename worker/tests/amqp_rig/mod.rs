@@ -27,6 +27,7 @@ use hearth_worker::{
     },
     handle::Service,
     intake::Intake,
+    ledger::Quotas,
     reaper::reap,
     service::serve,
 };
@@ -37,8 +38,6 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use self::shared_ledger::SharedLedger;
 use crate::broker::Client;
 
-pub const SHARDS: u16 = 2;
-
 pub type TestService = Arc<Service<SharedLedger, AmqpSink>>;
 
 pub struct Setup {
@@ -48,12 +47,17 @@ pub struct Setup {
     /// What ran, in order: worker and standard input.
     pub log: Arc<Mutex<Vec<(String, String)>>>,
     pub slots: u32,
+    /// What tenants may do.
+    pub quotas: Quotas,
+    /// Run queues of a runtime and lane.
+    pub shards: u16,
 }
 
 impl Setup {
     pub fn new(endpoint: &Endpoint, names: &Names) -> Self {
         let (ledger, log) = (SharedLedger::default(), Arc::default());
-        Self { endpoint: endpoint.clone(), names: names.clone(), ledger, log, slots: 2 }
+        let quotas = Quotas::default();
+        Self { endpoint: endpoint.clone(), names: names.clone(), ledger, log, slots: 2, quotas, shards: 2 }
     }
 
     /// A pool of fake VMs. Jobs whose input is `<n>ms` take so long.
@@ -89,7 +93,8 @@ impl Setup {
         let (pool, terms) = (self.pool(name), Terms::new(Self::offers()));
         let rule = ReplyRule::new(self.names.clone(), vec!["*".into()]);
         let tenants = BTreeMap::from([("guest".to_owned(), "guests".to_owned())]);
-        let intake = Intake { tenants, reply: Some(rule.clone()), ..Intake::embedded(terms, name) };
+        let (quotas, reply) = (self.quotas.clone(), Some(rule.clone()));
+        let intake = Intake { tenants, quotas, reply, ..Intake::embedded(terms, name) };
         let publisher = Publisher::new(self.endpoint.clone(), &format!("{name} results"));
         let sink = AmqpSink::new(publisher.clone(), self.names.clone(), rule);
         let service = Arc::new(Service::new(self.ledger.clone(), sink, pool, intake));
@@ -97,7 +102,7 @@ impl Setup {
             endpoint: self.endpoint.clone(),
             names: self.names.clone(),
             runtimes: vec!["python".into()],
-            shards: SHARDS,
+            shards: self.shards,
             prefetch: 32,
             slots: u16::try_from(self.slots).unwrap(),
             weights: WEIGHTS,
@@ -130,7 +135,7 @@ impl Setup {
     pub async fn producer(&self) -> Producer {
         let client = Client::new(&self.endpoint).await;
         let replies = client.own_queue().await;
-        Producer { client, replies, names: self.names.clone() }
+        Producer { client, replies, names: self.names.clone(), shards: self.shards }
     }
 
     pub fn ran(&self) -> Vec<String> {
@@ -197,6 +202,7 @@ pub struct Producer {
     pub client: Client,
     pub replies: String,
     names: Names,
+    shards: u16,
 }
 
 /// A job that prints its input.
@@ -238,7 +244,7 @@ impl Producer {
         let mut left = 0;
         let mut queues = vec![self.names.intake(), self.names.fallen()];
         for lane in hearth_worker::amqp::names::LANES {
-            queues.extend((0..SHARDS).map(|shard| self.names.run("python", lane, shard)));
+            queues.extend((0..self.shards).map(|shard| self.names.run("python", lane, shard)));
         }
         for queue in queues {
             left += self.client.count(&queue).await;

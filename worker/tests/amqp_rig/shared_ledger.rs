@@ -1,22 +1,33 @@
-//! One ledger in memory for several workers, as Redis is.
+//! One ledger for several workers: Redis, or one in memory that is shared as Redis is.
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hearth_worker::ledger::{
-    Beat, Begun, Cancel, Commit, FailedAttempt, JobKey, Ledger, LedgerError, MemoryLedger, Registered,
-    Registration, Seized, Token, Unpublished,
+    Beat, Begun, Cancel, Commit, FailedAttempt, JobKey, Ledger, LedgerError, MemoryLedger, RedisLedger,
+    Registered, Registration, Seized, Token, Unpublished,
 };
 
-#[derive(Clone, Default)]
-pub struct SharedLedger(Arc<MemoryLedger>);
+#[derive(Clone)]
+pub enum SharedLedger {
+    Memory(Arc<MemoryLedger>),
+    Redis(RedisLedger),
+}
 
-impl Deref for SharedLedger {
-    type Target = MemoryLedger;
-
-    fn deref(&self) -> &MemoryLedger {
-        &self.0
+impl Default for SharedLedger {
+    fn default() -> Self {
+        Self::Memory(Arc::default())
     }
+}
+
+/// Asks whichever it is.
+macro_rules! ask {
+    ($self:ident . $method:ident ( $($argument:expr),* )) => {
+        match $self {
+            Self::Memory(ledger) => ledger.$method($($argument),*).await,
+            Self::Redis(ledger) => ledger.$method($($argument),*).await,
+        }
+    };
 }
 
 impl Ledger for SharedLedger {
@@ -26,7 +37,7 @@ impl Ledger for SharedLedger {
         digest: &str,
         registration: &Registration,
     ) -> Result<Registered, LedgerError> {
-        self.0.register(key, digest, registration).await
+        ask!(self.register(key, digest, registration))
     }
     async fn begin_with(
         &self,
@@ -35,40 +46,40 @@ impl Ledger for SharedLedger {
         owner: &str,
         registration: &Registration,
     ) -> Result<Begun, LedgerError> {
-        self.0.begin_with(key, digest, owner, registration).await
+        ask!(self.begin_with(key, digest, owner, registration))
     }
     async fn heartbeats(&self, tokens: &[Token]) -> Result<Vec<Beat>, LedgerError> {
-        self.0.heartbeats(tokens).await
+        ask!(self.heartbeats(tokens))
     }
     async fn heartbeat(&self, token: &Token) -> Result<Beat, LedgerError> {
-        self.0.heartbeat(token).await
+        ask!(self.heartbeat(token))
     }
     async fn give_back(&self, token: &Token, failed: FailedAttempt) -> Result<Beat, LedgerError> {
-        self.0.give_back(token, failed).await
+        ask!(self.give_back(token, failed))
     }
     async fn commit(&self, token: &Token, result: Bytes) -> Result<Commit, LedgerError> {
-        self.0.commit(token, result).await
+        ask!(self.commit(token, result))
     }
     async fn published(&self, key: &JobKey) -> Result<(), LedgerError> {
-        self.0.published(key).await
+        ask!(self.published(key))
     }
     async fn cancel(&self, key: &JobKey) -> Result<Cancel, LedgerError> {
-        self.0.cancel(key).await
+        ask!(self.cancel(key))
     }
     async fn overdue(&self, at_most: usize) -> Result<Vec<JobKey>, LedgerError> {
-        self.0.overdue(at_most).await
+        ask!(self.overdue(at_most))
     }
     async fn seize(&self, key: &JobKey, owner: &str) -> Result<Seized, LedgerError> {
-        self.0.seize(key, owner).await
+        ask!(self.seize(key, owner))
     }
     async fn unpublished(
         &self,
         older_than: Duration,
         at_most: usize,
     ) -> Result<Vec<Unpublished>, LedgerError> {
-        self.0.unpublished(older_than, at_most).await
+        ask!(self.unpublished(older_than, at_most))
     }
     async fn running(&self, tenant: &str) -> Result<u32, LedgerError> {
-        self.0.running(tenant).await
+        ask!(self.running(tenant))
     }
 }

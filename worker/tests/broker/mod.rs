@@ -28,6 +28,8 @@ use lapin::{
 };
 use tokio::time::Instant;
 
+pub mod redis;
+
 const HERE: &str = "127.0.0.1:5672";
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 

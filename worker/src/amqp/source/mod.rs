@@ -10,6 +10,7 @@
 //! When anything breaks (connection, channel, queue, consumer timeout), the connection is dropped and all of it begins
 //! anew. Jobs in hand go on; copies of their messages that the broker brings again are kept and settled with them.
 
+mod limited;
 mod office;
 mod receipt;
 mod scheduler;

@@ -22,7 +22,7 @@ use crate::{
     attempt::chain,
     finish,
     handle::Service,
-    ledger::{Begun, Commit, JobKey, Ledger, LedgerError, Registered, Registration},
+    ledger::{Begun, Commit, JobKey, Ledger, LedgerError, Registered, Registration, TenantLimits},
     reaper,
     route::{Route, registration},
     seams::{Properties, Publication, ResultSink},
@@ -131,7 +131,7 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
             lane: job.lane,
             shard: shard(&job.key.tenant, self.shards),
         };
-        let registration = registration(job, &properties);
+        let registration = registration(job, &properties, &self.service.intake().quotas);
         let (key, digest) = (job.key.clone(), job.digest.clone());
         Slip { message, properties, avoid, key, digest, registration, queue, has_id }
     }
@@ -170,11 +170,12 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
             Reception::Nobody(why) => return Ok(self.bury(message, &why, 0).await?),
         };
         let worker = self.service.worker();
-        let begun =
-            self.service.ledger.begin_with(&slip.key, &slip.digest, worker, &slip.registration).await?;
+        // It is ended and not run, so its tenant's limits do not matter.
+        let registration = Registration { limits: TenantLimits::default(), ..slip.registration.clone() };
+        let begun = self.service.ledger.begin_with(&slip.key, &slip.digest, worker, &registration).await?;
         let (body, attempts) = match begun {
             Begun::Held { lapses_in } => return Err(FallError::Held(lapses_in)),
-            Begun::TenantBusy { .. } => return Err(FallError::Held(Duration::from_secs(1))),
+            Begun::TenantBusy(busy) => return Err(FallError::Held(busy.again_in())),
             Begun::Conflict => return Ok(self.bury(message, "id_conflict", 0).await?),
             Begun::Committed(body) | Begun::Done(body) => (body, 0),
             Begun::Begun { token, history, .. } => {

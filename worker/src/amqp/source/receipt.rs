@@ -44,6 +44,20 @@ impl Drop for AmqpReceipt {
 }
 
 impl Receipt for AmqpReceipt {
+    fn set_aside(&mut self) -> bool {
+        self.held.as_mut().is_some_and(|held| self.shared.set_aside(held))
+    }
+
+    fn resume(&mut self) {
+        if let Some(held) = &mut self.held {
+            self.shared.resume(held);
+        }
+    }
+
+    async fn withdrawn(&self) {
+        self.shared.drained().await;
+    }
+
     async fn settle(mut self, settlement: Settlement) -> Settled {
         match settlement {
             Settlement::Ack => {

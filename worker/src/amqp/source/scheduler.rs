@@ -46,18 +46,22 @@ impl Scheduler {
         Self { lanes: weights.map(lane) }
     }
 
-    /// The queue whose turn it is, of those that have jobs; one of its jobs counts as taken.
-    pub fn next(&mut self) -> Option<(Lane, u16)> {
-        let ready = |lane: &LaneState| lane.shards.iter().any(Shard::has_jobs);
-        let total: i64 = self.lanes.iter().filter(|lane| ready(lane)).map(|lane| lane.weight).sum();
-        for lane in self.lanes.iter_mut().filter(|lane| ready(lane)) {
+    /// The queue whose turn it is, of those that have jobs and that `may` be taken from; one of its jobs counts as taken.
+    pub fn next(&mut self, may: impl Fn(Lane, u16) -> bool) -> Option<(Lane, u16)> {
+        let mut eligible: Vec<_> = self
+            .lanes
+            .iter_mut()
+            .zip(LANES)
+            .filter_map(|(lane, name)| Some((lane.turn(|shard| may(name, shard))?, lane, name)))
+            .collect();
+        let total: i64 = eligible.iter().map(|(_, lane, _)| lane.weight).sum();
+        for (_, lane, _) in &mut eligible {
             lane.due += lane.weight;
         }
-        let eligible = self.lanes.iter_mut().zip(LANES).filter(|(lane, _)| ready(lane));
         // The first of equals, so the more urgent one.
-        let (lane, name) = eligible.rev().max_by_key(|(lane, _)| lane.due)?;
+        let (place, lane, name) = eligible.into_iter().rev().max_by_key(|(_, lane, _)| lane.due)?;
         lane.due -= total;
-        Some((name, lane.take()?))
+        Some((name, lane.take(place)?))
     }
 
     /// Queues of which too little is known. They count as being looked at from now on.
@@ -106,9 +110,12 @@ impl Scheduler {
         }
     }
 
-    /// Whether nobody waits, as far as is known: a job may go before those that might.
-    pub fn is_idle(&self) -> bool {
-        self.lanes.iter().flat_map(|lane| &lane.shards).all(|shard| shard.count == Some(0))
+    /// Whether nobody waits, as far as is known, in the queues that `may` be taken from: a job may go before those that
+    /// might.
+    pub fn is_idle(&self, may: impl Fn(Lane, u16) -> bool) -> bool {
+        self.lanes.iter().zip(LANES).all(|(lane, name)| {
+            lane.shards.iter().zip(0..).all(|(shard, number)| shard.count == Some(0) || !may(name, number))
+        })
     }
 
     fn shard(&mut self, lane: Lane, shard: u16) -> Option<&mut Shard> {
@@ -125,12 +132,15 @@ impl Shard {
 
 impl LaneState {
     /// The next shard in turn that has jobs.
-    fn take(&mut self) -> Option<u16> {
+    fn turn(&self, may: impl Fn(u16) -> bool) -> Option<usize> {
         let shards = self.shards.len();
-        let place = (self.next..self.next + shards)
-            .map(|place| place % shards.max(1))
-            .find(|place| self.shards.get(*place).is_some_and(Shard::has_jobs))?;
-        self.next = (place + 1) % shards;
+        (self.next..self.next + shards).map(|place| place % shards.max(1)).find(|place| {
+            self.shards.get(*place).is_some_and(Shard::has_jobs) && u16::try_from(*place).is_ok_and(&may)
+        })
+    }
+
+    fn take(&mut self, place: usize) -> Option<u16> {
+        self.next = (place + 1) % self.shards.len();
         let shard = self.shards.get_mut(place)?;
         shard.count = shard.count.map(|count| count - 1).filter(|left| *left > 0);
         u16::try_from(place).ok()
@@ -142,6 +152,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    fn any(_: Lane, _: u16) -> bool {
+        true
+    }
 
     fn known(shards: u16, counts: impl Fn(Lane, u16) -> u32) -> Scheduler {
         let mut scheduler = Scheduler::new(shards, WEIGHTS);
@@ -157,7 +171,7 @@ mod tests {
         let mut turns = BTreeMap::new();
         let mut last_batch = 0;
         for turn in 1..=1300 {
-            let (lane, _) = scheduler.next().unwrap();
+            let (lane, _) = scheduler.next(any).unwrap();
             *turns.entry(lane).or_insert(0) += 1;
             if lane == Lane::Batch {
                 assert!(turn - last_batch <= 13, "batch waits at most one round");
@@ -171,11 +185,11 @@ mod tests {
     fn a_lane_alone_gets_every_turn() {
         let mut scheduler = known(2, |lane, _| if lane == Lane::Batch { 50 } else { 0 });
         for _ in 0..100 {
-            assert_eq!(scheduler.next().unwrap().0, Lane::Batch);
+            assert_eq!(scheduler.next(any).unwrap().0, Lane::Batch);
         }
-        assert_eq!(scheduler.next(), None, "all that was known of is taken");
+        assert_eq!(scheduler.next(any), None, "all that was known of is taken");
         assert_eq!(scheduler.look_where_unknown().len(), 2);
-        assert!(!scheduler.is_idle(), "until somebody has looked");
+        assert!(!scheduler.is_idle(any), "until somebody has looked");
     }
 
     #[test]
@@ -185,26 +199,36 @@ mod tests {
             (Lane::Normal, 9) => 10,
             _ => 0,
         });
-        let turns: Vec<_> = (0..20).map(|_| scheduler.next().unwrap().1).collect();
+        let turns: Vec<_> = (0..20).map(|_| scheduler.next(any).unwrap().1).collect();
         assert_eq!(turns.iter().filter(|shard| **shard == 9).count(), 10, "{turns:?}");
+    }
+
+    #[test]
+    fn a_queue_that_may_not_be_taken_from_is_in_nobodys_way() {
+        let mut scheduler = known(4, |lane, shard| u32::from(lane == Lane::Normal && shard < 2) * 100);
+        let may = |_, shard: u16| shard != 0;
+        assert!((0..20).all(|_| scheduler.next(may) == Some((Lane::Normal, 1))));
+        assert_eq!(scheduler.next(|_, shard| shard > 1), None);
+        assert!(scheduler.is_idle(|_, shard| shard > 1) && !scheduler.is_idle(may));
+        assert_eq!(scheduler.next(any), Some((Lane::Normal, 0)), "whose turn it was all along");
     }
 
     #[test]
     fn a_bell_is_heard_also_while_somebody_looks() {
         let mut scheduler = known(1, |_, _| 0);
-        assert!(scheduler.is_idle());
-        assert_eq!(scheduler.next(), None);
+        assert!(scheduler.is_idle(any));
+        assert_eq!(scheduler.next(any), None);
         scheduler.rang(Lane::Normal, 0);
-        assert!(!scheduler.is_idle());
-        assert_eq!(scheduler.next(), Some((Lane::Normal, 0)));
+        assert!(!scheduler.is_idle(any));
+        assert_eq!(scheduler.next(any), Some((Lane::Normal, 0)));
         assert_eq!(scheduler.look_where_unknown(), [(Lane::Normal, 0)]);
         assert_eq!(scheduler.look_where_unknown(), [], "one is on the way");
         scheduler.rang(Lane::Normal, 0);
         scheduler.looked(Lane::Normal, 0, 0);
-        assert_eq!(scheduler.next(), Some((Lane::Normal, 0)), "the look may have been before the bell");
+        assert_eq!(scheduler.next(any), Some((Lane::Normal, 0)), "the look may have been before the bell");
         scheduler.look_where_unknown();
         scheduler.looked(Lane::Normal, 0, 0);
-        assert!(scheduler.is_idle());
+        assert!(scheduler.is_idle(any));
         assert_eq!(scheduler.look_everywhere().len(), 3);
         scheduler.rang(Lane::Normal, 99);
     }

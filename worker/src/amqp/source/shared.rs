@@ -6,10 +6,19 @@ use std::{
 };
 
 use lapin::Acker;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
-use super::office::{Office, Slip};
-use crate::{amqp::publisher::Health, ledger::JobKey};
+use super::{
+    limited::LimitedQueues,
+    office::{Office, Slip},
+};
+use crate::{
+    amqp::{control::RunQueue, publisher::Health},
+    ledger::JobKey,
+};
 
 /// See the module.
 pub(super) struct Shared {
@@ -18,6 +27,7 @@ pub(super) struct Shared {
     /// Credit came, a delivery was settled, or the end was asked for.
     pub changed: Notify,
     pub health: watch::Sender<Health>,
+    draining: watch::Sender<bool>,
     state: Mutex<State>,
 }
 
@@ -28,7 +38,7 @@ struct State {
     holders: HashMap<JobKey, Holder>,
     unspent: usize,
     returned: Vec<Acker>,
-    draining: bool,
+    limited: LimitedQueues,
 }
 
 /// Who holds a job here: the message that brought it, and copies of that message that came after its channel broke.
@@ -64,6 +74,8 @@ pub(super) struct Held {
     pub placed: bool,
     /// Whether it is the one that holds its job here.
     pub holds: bool,
+    /// Whether it waits for its tenant.
+    pub aside: bool,
 }
 
 impl Shared {
@@ -73,6 +85,7 @@ impl Shared {
             worker: worker.to_owned(),
             changed: Notify::new(),
             health: watch::Sender::new(Health::Idle),
+            draining: watch::Sender::new(false),
             state: Mutex::default(),
         })
     }
@@ -122,7 +135,7 @@ impl Shared {
                 state.holders.insert(slip.key.clone(), holder);
             }
         }
-        Held { acker, slip, placed, holds }
+        Held { acker, slip, placed, holds, aside: false }
     }
 
     /// Its place is free again, though it is not settled.
@@ -136,10 +149,47 @@ impl Shared {
         self.changed.notify_one();
     }
 
+    /// Its job does not begin until its tenant may. Whether it may wait for that here.
+    pub fn set_aside(&self, held: &mut Held) -> bool {
+        let Some(slip) = held.slip.clone().filter(|slip| slip.properties.parked) else { return false };
+        self.leave_place(held);
+        held.aside = self.state().limited.set_aside(&slip.queue, &slip.key.tenant, Instant::now());
+        held.aside
+    }
+
+    /// Its tenant may begin it.
+    pub fn resume(&self, held: &mut Held) {
+        self.take_up(held);
+        if let Some(slip) = held.slip.as_ref().filter(|_| !held.placed) {
+            held.placed = true;
+            *self.state().in_hand.entry(slip.queue.runtime.clone()).or_default() += 1;
+        }
+    }
+
+    fn take_up(&self, held: &mut Held) {
+        if std::mem::take(&mut held.aside)
+            && let Some(slip) = &held.slip
+        {
+            self.state().limited.taken_up(&slip.queue);
+            self.changed.notify_one();
+        }
+    }
+
+    /// How many more messages of a queue may be fetched, for its tenants' limits. `None`: as many as are free.
+    pub fn allowance(&self, queue: &RunQueue) -> Option<usize> {
+        self.state().limited.allowance(queue, Instant::now())
+    }
+
+    /// Whether a tenant was lately found to be at its limit.
+    pub fn is_limited(&self, tenant: &str) -> bool {
+        self.state().limited.is_limited(tenant, Instant::now())
+    }
+
     /// It is no longer in hand. Every message that must be settled with it, the usable ones first; the connection stays
     /// for that while what comes with them lives.
     pub fn let_go(self: &Arc<Self>, held: &mut Held) -> (Vec<Acker>, Spending) {
         self.leave_place(held);
+        self.take_up(held);
         let mut state = self.state();
         let mut ackers = vec![held.acker.clone()];
         if let Some(slip) = held.slip.as_ref().filter(|_| held.holds) {
@@ -164,12 +214,20 @@ impl Shared {
     }
 
     pub fn drain(&self) {
-        self.state().draining = true;
+        self.draining.send_replace(true);
         self.changed.notify_one();
     }
 
     pub fn is_draining(&self) -> bool {
-        self.state().draining
+        *self.draining.borrow()
+    }
+
+    /// Resolves when the end was asked for. Cancel safe.
+    pub async fn drained(&self) {
+        let mut draining = self.draining.subscribe();
+        if draining.wait_for(|draining| *draining).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     pub fn note(&self, health: Health) {

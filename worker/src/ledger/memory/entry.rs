@@ -78,6 +78,11 @@ impl Entry {
         self.digest.is_some() && matches!(self.phase, Phase::Free { .. } | Phase::Held { .. })
     }
 
+    /// No attempt was begun.
+    pub(super) fn never_begun(&self) -> bool {
+        matches!(self.phase, Phase::Free { last: None })
+    }
+
     /// Held to be run, by an owner that lives.
     pub(super) fn runs(&self, now: Instant) -> bool {
         matches!(self.phase, Phase::Held { lapses, seized: false, .. } if lapses > now)

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use self::entry::{Entry, Phase};
 use super::{
-    Beat, Begun, Cancel, Commit, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger, LedgerError,
-    RESULT_TTL, Registered, Registration, Seized, Seizure, Token, Unpublished, unix_ms,
+    Beat, Begun, Busy, Cancel, Commit, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger, LedgerError,
+    RESULT_TTL, Rate, Registered, Registration, Seized, Seizure, TenantLimits, Token, Unpublished, unix_ms,
 };
 
 /// Results kept at most; the oldest go first.
@@ -30,6 +30,18 @@ pub struct MemoryLedger {
 struct State {
     jobs: HashMap<JobKey, Entry>,
     newest_token: u64,
+    /// When a tenant's beginnings are as if there had been none.
+    paces: HashMap<String, Instant>,
+}
+
+/// Counts a beginning; or says how long it is too soon for that.
+fn too_soon(rested: &mut Instant, rate: Rate, now: Instant) -> Option<Duration> {
+    let next = (*rested).max(now) + rate.every();
+    let soon = next.saturating_duration_since(now + rate.every() * rate.burst.max(1));
+    if soon.is_zero() {
+        *rested = next;
+    }
+    (!soon.is_zero()).then_some(soon)
 }
 
 impl MemoryLedger {
@@ -78,10 +90,14 @@ impl State {
         registration: &Registration,
         now: Instant,
     ) -> Begun {
-        let running =
-            registration.tenant_running_max.map(|max| (max, self.running(&key.tenant, Some(key), now)));
+        let TenantLimits { running_max, starts } = registration.limits;
+        let running = running_max.map(|max| (max, self.running(&key.tenant, Some(key), now)));
         let number = self.newest_token + 1;
-        let Some(entry) = self.enrol(key, digest, registration) else { return Begun::Conflict };
+        self.forget(now);
+        let entry = self.jobs.entry(key.clone()).or_default();
+        if !entry.enrol(digest, registration) {
+            return Begun::Conflict;
+        }
         match &entry.phase {
             Phase::Committed { result, .. } => return Begun::Committed(result.clone()),
             Phase::Done { result, .. } => return Begun::Done(result.clone()),
@@ -93,7 +109,13 @@ impl State {
         if let Some((max, running)) = running
             && running >= max
         {
-            return Begun::TenantBusy { running };
+            return Begun::TenantBusy(Busy::Running(running));
+        }
+        if let Some(rate) = starts.filter(|_| entry.never_begun()) {
+            let pace = self.paces.entry(key.tenant.clone()).or_insert(now);
+            if let Some(free_in) = too_soon(pace, rate, now) {
+                return Begun::TenantBusy(Busy::Rate { free_in });
+            }
         }
         let token = entry.hold(key, number, owner, false, now);
         let (history, cancelled) = (entry.history.clone(), entry.cancelled);

@@ -23,7 +23,7 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 use self::{beats::Beats, reply::Fields};
 use super::{
     Beat, Begun, Cancel, Commit, DEADLINE_GRACE, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger,
-    LedgerError, RESULT_TTL, Registered, Registration, Seized, Token, Unpublished,
+    LedgerError, RESULT_TTL, Registered, Registration, Seized, TenantLimits, Token, Unpublished,
 };
 
 /// How long a job is kept of which nothing more is heard, from its deadline if it has one.
@@ -140,7 +140,10 @@ impl Ledger for RedisLedger {
         let mut question = self.question(&scripts::BEGIN, key)?;
         with_registration(&mut question, digest, registration);
         question.arg(owner).arg(self.request()).arg(micros(HEARTBEAT_LAPSES_AFTER)).arg(self.settled());
-        question.arg(registration.tenant_running_max.map_or_else(String::new, |max| max.to_string()));
+        question.key(self.key(&format!("rate:{}", key.tenant)));
+        let TenantLimits { running_max, starts } = registration.limits;
+        question.arg(running_max.map_or_else(String::new, |max| max.to_string()));
+        question.arg(starts.map_or(0, |rate| micros(rate.every()))).arg(starts.map_or(0, |rate| rate.burst));
         let answer: Fields = self.ask(question).await?;
         let begun = reply::begun(answer, key, digest, owner).ok_or_else(|| foreign("the answer to begin"))?;
         Ok(self.look_again(begun))

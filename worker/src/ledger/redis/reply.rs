@@ -4,7 +4,9 @@ use std::{str::FromStr, time::Duration};
 
 use bytes::Bytes;
 
-use crate::ledger::{Beat, Begun, FailedAttempt, JobKey, Registered, Seized, Seizure, Token, Unpublished};
+use crate::ledger::{
+    Beat, Begun, Busy, FailedAttempt, JobKey, Registered, Seized, Seizure, Token, Unpublished,
+};
 
 /// Fields of an answer.
 pub(super) type Fields = Vec<Vec<u8>>;
@@ -26,7 +28,8 @@ pub(super) fn begun(fields: Fields, key: &JobKey, digest: &str, owner: &str) -> 
         [b"committed", result] => Some(Begun::Committed(copied(result))),
         [b"done", result] => Some(Begun::Done(copied(result))),
         [b"held", left] => Some(Begun::Held { lapses_in: micros(left)? }),
-        [b"busy", running] => Some(Begun::TenantBusy { running: number(running)? }),
+        [b"busy", running] => Some(Begun::TenantBusy(Busy::Running(number(running)?))),
+        [b"paced", left] => Some(Begun::TenantBusy(Busy::Rate { free_in: micros(left)? })),
         [b"begun", count, cancelled, history] => {
             let (number, digest, owner) = (number(count)?, digest.to_owned(), owner.to_owned());
             let token = Token { key: key.clone(), number, digest, owner };

@@ -6,7 +6,6 @@ use super::{
     super::{
         office::{FallError, Message, ParkError, Parked, Reception, Slip},
         receipt::{AmqpReceipt, PARK_PAUSE, ack, requeue},
-        scheduler::Scheduler,
         ticket,
     },
     Session, Work,
@@ -30,8 +29,11 @@ impl Session<'_> {
             Reception::Nobody(why) => self.bury(message, acker, why),
             Reception::Job(slip) => {
                 let Some(acker) = self.shared.adopt(&slip, acker) else { return };
-                let idle = self.schedulers.get(&slip.queue.runtime).is_none_or(Scheduler::is_idle);
-                if slip.has_id && idle && self.free(&slip.queue.runtime) > 0 {
+                if slip.has_id
+                    && self.is_idle(&slip.queue.runtime)
+                    && !self.shared.is_limited(&slip.key.tenant)
+                    && self.free(&slip.queue.runtime) > 0
+                {
                     self.hand_on(slip, acker, true);
                 } else {
                     self.park(slip, acker);

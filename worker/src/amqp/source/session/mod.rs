@@ -83,7 +83,7 @@ pub(super) struct Session<'a> {
     fallen: Option<Consumer>,
     control: Consumer,
     schedulers: BTreeMap<String, Scheduler>,
-    tickets_out: BTreeMap<String, usize>,
+    tickets_out: BTreeMap<RunQueue, usize>,
     work: FuturesUnordered<BoxFuture<'static, Work>>,
     ready: VecDeque<Delivery<AmqpReceipt>>,
     bells: BTreeSet<RunQueue>,

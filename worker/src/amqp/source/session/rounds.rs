@@ -39,9 +39,10 @@ impl Session<'_> {
     pub(super) fn worked(&mut self, work: Work) -> Result<(), Ended> {
         match work {
             Work::Ticket(queue, found) => {
-                if let Some(out) = self.tickets_out.get_mut(&queue.runtime) {
+                if let Some(out) = self.tickets_out.get_mut(&queue) {
                     *out = out.saturating_sub(1);
                 }
+                self.tickets_out.retain(|_, out| *out > 0);
                 match found.map_err(|error| self.link.error(error))? {
                     Some(delivery) => self.fetched(*delivery),
                     None => {
@@ -77,8 +78,35 @@ impl Session<'_> {
 
     /// VMs of a runtime for which nothing is in hand or on its way.
     pub(super) fn free(&self, runtime: &str) -> usize {
-        let out = self.tickets_out.get(runtime).copied().unwrap_or(0);
+        let out: usize =
+            self.tickets_out.iter().filter(|(queue, _)| queue.runtime == runtime).map(|(_, out)| out).sum();
         self.shared.free(runtime).saturating_sub(out)
+    }
+
+    /// Whether nobody waits for a VM of a runtime, except for a tenant that may not begin another job.
+    pub(super) fn is_idle(&self, runtime: &str) -> bool {
+        let may = |lane, shard| {
+            self.shared.allowance(&RunQueue { runtime: runtime.to_owned(), lane, shard }).is_none()
+        };
+        self.schedulers.get(runtime).is_none_or(|scheduler| scheduler.is_idle(may))
+    }
+
+    /// The queues that the free VMs of a runtime look at next.
+    fn turns(&mut self, runtime: &str) -> Vec<RunQueue> {
+        let mut turns = Vec::new();
+        for _ in 0..self.free(runtime) {
+            let Some(scheduler) = self.schedulers.get_mut(runtime) else { break };
+            let queue = |lane, shard| RunQueue { runtime: runtime.to_owned(), lane, shard };
+            let next = scheduler.next(|lane, shard| {
+                let queue = queue(lane, shard);
+                let out = self.tickets_out.get(&queue).copied().unwrap_or(0);
+                self.shared.allowance(&queue).is_none_or(|allowance| out < allowance)
+            });
+            let Some((lane, shard)) = next else { break };
+            *self.tickets_out.entry(queue(lane, shard)).or_default() += 1;
+            turns.push(queue(lane, shard));
+        }
+        turns
     }
 
     /// Sends tickets for what is free, and looks where too little is known.
@@ -88,15 +116,12 @@ impl Session<'_> {
         }
         let runtimes: Vec<_> = self.schedulers.keys().cloned().collect();
         for runtime in runtimes {
-            let free = self.free(&runtime);
+            let turns = self.turns(&runtime);
             let Some(scheduler) = self.schedulers.get_mut(&runtime) else { continue };
-            let turns: Vec<_> = std::iter::from_fn(|| scheduler.next()).take(free).collect();
             let looks = scheduler.look_where_unknown();
-            *self.tickets_out.entry(runtime.clone()).or_default() += turns.len();
-            for (lane, shard) in turns {
+            for queue in turns {
                 let channel = self.tickets.clone();
-                let name = self.config.names.run(&runtime, lane, shard);
-                let queue = RunQueue { runtime: runtime.clone(), lane, shard };
+                let name = self.config.names.run(&runtime, queue.lane, queue.shard);
                 self.push(async move { Work::Ticket(queue, ticket::ticket(channel, name).await) });
             }
             self.look_at(&runtime, looks);

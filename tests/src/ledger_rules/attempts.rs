@@ -7,7 +7,7 @@ use hearth_worker::ledger::{
 use tokio::time::Instant;
 
 use super::{Backing, TAKEN_OVER_WITHIN, begin, failed, job, take_over};
-use crate::wait::{until, until_some};
+use crate::wait::until_some;
 
 /// A worker that dies keeps nobody waiting, and one that was only slow cannot commit.
 pub async fn a_silent_owner_is_taken_over_within_5_s_and_can_do_nothing_any_more<B: Backing>(backing: B) {

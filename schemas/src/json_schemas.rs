@@ -3,11 +3,16 @@
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 
-use crate::{job::JobRequest, manifest::Manifest, result::JobResult};
+use crate::{event::Event, job::JobRequest, manifest::Manifest, result::JobResult};
 
-/// Name and text of every schema: `job`, `result`, `manifest`. The text is pretty and ends with a newline.
-pub fn json_schemas() -> [(&'static str, String); 3] {
-    [("job", schema::<JobRequest>()), ("result", schema::<JobResult>()), ("manifest", schema::<Manifest>())]
+/// Name and text of every schema: `job`, `result`, `event`, `manifest`. The text is pretty and ends with a newline.
+pub fn json_schemas() -> [(&'static str, String); 4] {
+    [
+        ("job", schema::<JobRequest>()),
+        ("result", schema::<JobResult>()),
+        ("event", schema::<Event>()),
+        ("manifest", schema::<Manifest>()),
+    ]
 }
 
 fn schema<T: JsonSchema>() -> String {

@@ -43,6 +43,13 @@ pub const CAPTURE_HEAD_BYTES: usize = 64 * 1024;
 /// How much of the end of a stream is kept in a result when it was longer than head and tail together.
 pub const CAPTURE_TAIL_BYTES: usize = 64 * 1024;
 
+/// The largest piece of output in a live event.
+pub const LIVE_CHUNK_BYTES: usize = 32 * 1024;
+/// What a worker holds of one job's live output for whoever watches it; more is dropped and marked.
+pub const LIVE_HOST_BACKLOG_BYTES: usize = 1024 * 1024;
+/// What an agent holds of live output for its host; more is dropped and marked.
+pub const LIVE_GUEST_BACKLOG_BYTES: usize = 256 * 1024;
+
 /// Memory of a VM that the job never gets: the agent and the kernel live there.
 pub const AGENT_RESERVE_MIB: u64 = 64;
 
@@ -53,7 +60,8 @@ pub const WAKE_ENTROPY_MIN_BYTES: usize = 32;
 /// The nonce that opens a live connection.
 pub const WAKE_NONCE_BYTES: usize = 32;
 
-const _: () = assert!(DATA_CHUNK_BYTES <= FRAME_MAX_BYTES);
+const _: () = assert!(DATA_CHUNK_BYTES <= FRAME_MAX_BYTES && LIVE_CHUNK_BYTES <= FRAME_MAX_BYTES);
+const _: () = assert!(DATA_CHUNK_BYTES <= LIVE_CHUNK_BYTES, "what an agent reads at once is one event");
 const _: () =
     assert!(COMMAND_MAX_BYTES + 2 * PATH_MAX_BYTES < FRAME_MAX_BYTES, "an exec request fits one frame");
 const _: () = assert!(

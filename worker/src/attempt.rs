@@ -7,6 +7,7 @@ use hearth_pool::{
     session::SessionError,
 };
 use hearth_schemas::{
+    event::LiveBy,
     job::Lane,
     result::{JobResult, Millis, Step},
 };
@@ -19,6 +20,7 @@ use crate::{
     finish::{self, Circumstances},
     handle::Service,
     ledger::{Beat, FailedAttempt, HEARTBEAT_EVERY, Ledger, Token, unix_ms},
+    live::Feed,
     stop::{self, Stop, StopReason, Stopper},
 };
 
@@ -38,7 +40,7 @@ pub enum Attempted {
     Lost,
 }
 
-/// Makes one attempt. When the future is dropped, the VM is destroyed.
+/// Makes one attempt, and tells `feed` how it goes. When the future is dropped, the VM is destroyed.
 pub async fn attempt<L: Ledger, S>(
     service: &Service<L, S>,
     job: &Job,
@@ -46,6 +48,7 @@ pub async fn attempt<L: Ledger, S>(
     history: &[FailedAttempt],
     cancelled: bool,
     arrived: Instant,
+    feed: &Feed,
 ) -> Attempted {
     let (stopper, stop) = stop::channel();
     let _entered = service.running.enter(&token.key, &stopper);
@@ -57,7 +60,7 @@ pub async fn attempt<L: Ledger, S>(
     let attempt = history.iter().filter(|failed| failed.counted).count() as u32 + 1;
     let circumstances = Circumstances::new(service.worker(), attempt, arrived);
     tokio::select! {
-        attempted = run(service, job, &stop, circumstances) => attempted,
+        attempted = run(service, job, &stop, circumstances, feed) => attempted,
         () = supervise(&service.ledger, token, &stopper, arrived + job.deadline) => Attempted::Lost,
     }
 }
@@ -96,6 +99,7 @@ async fn run<L: Ledger, S>(
     job: &Job,
     stop: &Stop,
     mut circumstances: Circumstances,
+    feed: &Feed,
 ) -> Attempted {
     let started = Instant::now();
     let claimed = match stop.reason() {
@@ -124,7 +128,8 @@ async fn run<L: Ledger, S>(
         }
     };
     circumstances.saw(&claim);
-    let executed = execute(claim.session(), job, stop).await;
+    feed.claimed(LiveBy::Result);
+    let executed = execute(claim.session(), job, stop, feed).await;
     match executed {
         Ok(executed) => Attempted::Result(Box::new(match stop.reason() {
             Some(reason) if finish::cut_short(&executed) => {

@@ -7,7 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use hearth_pool::pool::Pool;
-use hearth_schemas::result::{JobResult, RefusalCode};
+use hearth_schemas::{
+    event::State,
+    result::{JobResult, RefusalCode},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -19,6 +22,7 @@ use crate::{
     finish,
     intake::Intake,
     ledger::{Begun, Commit, Ledger, LedgerError, Token, unix_ms},
+    live::{self, Feed, Outlet},
     meters,
     route::{self, registration},
     seams::{Delivery, Properties, Publication, Receipt, ResultSink, Settled, Settlement},
@@ -49,6 +53,7 @@ pub struct Service<L, S> {
     pub rooms: WaitingRooms,
     worker: String,
     intake: RwLock<Arc<Intake>>,
+    outlet: Option<Outlet>,
 }
 
 impl<L, S> Service<L, S> {
@@ -63,7 +68,21 @@ impl<L, S> Service<L, S> {
             rooms: WaitingRooms::default(),
             worker,
             intake,
+            outlet: None,
         }
+    }
+
+    /// The same, with somewhere for live events to go. Without it there are none.
+    pub fn with_outlet(self, outlet: Outlet) -> Self {
+        Self { outlet: Some(outlet), ..self }
+    }
+
+    /// Where the events of an attempt go in: nowhere unless the job asks for them and somebody takes them.
+    pub(crate) fn feed(&self, job: &Job, attempt: usize) -> Feed {
+        let Some(outlet) = self.outlet.as_ref().filter(|_| job.stream) else { return Feed::none() };
+        let (feed, events) = live::channel(&job.key, u32::try_from(attempt).unwrap_or(u32::MAX));
+        outlet(events);
+        feed
     }
 
     /// What admission knows now.
@@ -124,18 +143,22 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
         Err(error) => return ledger_away(receipt, &error).await,
     };
     crash_point!("begun");
+    let feed = service.feed(&job, history.len() + 1);
+    feed.state(State::Started { worker: service.worker().to_owned() });
     if exhausted(&history) {
         // Attempts whose workers fell silent are in the history too: a job that kills workers ends here.
         let result = finish::infra_error(&job, service.worker(), &history);
-        return commit(service, &job, &token, result, properties, receipt).await;
+        return commit(service, &job, &token, result, properties, receipt, &feed).await;
     }
-    let result = match attempt(service, &job, &token, &history, cancelled, arrived).await {
+    let result = match attempt(service, &job, &token, &history, cancelled, arrived, &feed).await {
         Attempted::Result(result) => *result,
         Attempted::Lost => {
             tracing::warn!(job = %token.key, "the job was taken over, or its ledger's data is gone; this attempt is thrown away");
             return retry(receipt, LEDGER_PAUSE).await;
         }
         Attempted::Failed { failed, suspect } => {
+            let message = format!("{}: {}", failed.step.as_str(), failed.message);
+            feed.state(State::AttemptFailed { message });
             let all: Vec<_> = history.iter().cloned().chain([failed.clone()]).collect();
             match dispose(&all, suspect) {
                 Decision::GiveUp => finish::infra_error(&job, service.worker(), &all),
@@ -151,7 +174,7 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
             }
         }
     };
-    commit(service, &job, &token, result, properties, receipt).await
+    commit(service, &job, &token, result, properties, receipt, &feed).await
 }
 
 /// When a message was sent, as far as our clock goes.
@@ -169,6 +192,7 @@ async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
     result: JobResult,
     properties: Properties,
     receipt: R,
+    feed: &Feed,
 ) -> Handled {
     let body = finish::encode(&result);
     let mut pauses = COMMIT_PAUSES.into_iter();
@@ -183,6 +207,7 @@ async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
     }
     meters::ended(&result);
     service.rooms.ended(&token.key.tenant);
+    feed.finished(&result);
     crash_point!("committed");
     deliver(service, job, body, properties, receipt).await
 }

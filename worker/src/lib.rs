@@ -13,6 +13,7 @@ mod finish;
 pub mod handle;
 pub mod intake;
 pub mod ledger;
+pub mod live;
 pub mod local;
 pub mod meters;
 pub mod reaper;

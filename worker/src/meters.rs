@@ -40,6 +40,12 @@ fn describe() {
         count,
         "Times that the broker's connection was made anew"
     );
+    describe_counter!("hearth_live_events_total", count, "Live events that were told, by kind");
+    describe_counter!(
+        "hearth_live_dropped_bytes_total",
+        Unit::Bytes,
+        "Output that live events left out, since whoever watches was too slow"
+    );
     describe_gauge!("hearth_results_spooled", count, "Results that wait on disk for the broker");
 }
 

@@ -245,7 +245,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
     refuses(vec![
         (with(json!({"session": {}})), code, "session", yet),
         (with(json!({"checkpoint": "x"})), code, "checkpoint", yet),
-        (with(json!({"stream": true})), code, "stream", yet),
         (with(json!({"network": {"allow": ["a:1"]}})), code, "network", &["not yet supported", "\"none\""]),
         (with(json!({"files": [object]})), code, "files[0].object", yet),
         (with(json!({"files": [tar]})), code, "files[0].tar_base64", yet),
@@ -253,7 +252,8 @@ fn what_is_not_built_yet_is_refused_by_name() {
         (stage(json!({"stop_on_failure": true})), code, "stages[0].stop_on_failure", yet),
     ]);
     let off = json!({"stream": false, "network": "none", "session": null, "checkpoint": null});
-    assert!(admitted(&with(off)).is_ok());
+    assert!(admitted(&with(off)).is_ok_and(|job| !job.stream));
+    assert!(admitted(&with(json!({"stream": true}))).is_ok_and(|job| job.stream));
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn a_digest_is_of_the_request_and_not_of_how_it_was_sent() {
     let one = digest(r#"{"runtime":"python","code":"1","metadata":{"b":{"y":1,"x":2.50},"a":[]}}"#);
     for same in [
         r#"{ "metadata":{"a":[],"b":{"x":2.5,"y":1}}, "code":"1", "runtime":"python", "id":"j", "tenant":"acme" }"#,
-        r#"{"version":1,"runtime":"python","code":"\u0031","limits":{},"files":[],"stream":false,
+        r#"{"version":1,"runtime":"python","code":"\u0031","limits":{},"files":[],"stream":true,
             "metadata":{"a":[],"b":{"x":25e-1,"y":1}}}"#,
     ] {
         assert_eq!(digest(same), one, "{same}");

@@ -77,7 +77,7 @@ pub struct JobRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub deadline_ms: Option<u64>,
-    /// Whether to publish output and state changes live. Not yet supported: `true` is refused.
+    /// Whether to publish output and state changes while they happen, as live events.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stream: bool,
     /// Echoed in the result, not interpreted. At most 16 KiB as JSON; integers beyond 64 bits become doubles.

@@ -32,7 +32,7 @@ pub const CODE_STAGE: &str = "run";
 pub struct Job {
     /// Whose job, and its id.
     pub key: JobKey,
-    /// SHA-256 of the request in hex, whatever its id, tenant, white space and order of fields: the same id with
+    /// SHA-256 of the request in hex, whatever its id, tenant, `stream`, white space and order of fields: the same id with
     /// another digest is another job.
     pub digest: String,
     /// The runtime, one that is offered.
@@ -47,6 +47,8 @@ pub struct Job {
     pub stages: Vec<Stage>,
     /// Patterns of what to return.
     pub outputs: Vec<String>,
+    /// Whether it has live events.
+    pub stream: bool,
     /// Echoed in the result.
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
@@ -77,6 +79,8 @@ pub struct Stage {
 pub fn admit(mut request: JobRequest, terms: &Terms, producer: &Producer<'_>) -> Result<Job, Refusal> {
     supported(&request)?;
     let key = key(&mut request, producer)?;
+    // Whether somebody watches does not make it another job.
+    let stream = std::mem::take(&mut request.stream);
     let offer = offer(&request.runtime, terms)?;
     let digest = digest::digest(&request)?;
     outputs(&request.outputs)?;
@@ -94,6 +98,7 @@ pub fn admit(mut request: JobRequest, terms: &Terms, producer: &Producer<'_>) ->
         files,
         stages,
         outputs: request.outputs,
+        stream,
         metadata: request.metadata,
     })
 }
@@ -121,9 +126,6 @@ fn supported(request: &JobRequest) -> Result<(), Refusal> {
     }
     if request.checkpoint.is_some() {
         return Err(not_supported("checkpoint", "leave it out"));
-    }
-    if request.stream {
-        return Err(not_supported("stream", "allowed is false"));
     }
     if !request.network.is_none() {
         return Err(not_supported("network", "allowed is \"none\""));

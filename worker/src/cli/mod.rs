@@ -6,6 +6,7 @@ mod cancel;
 mod dead;
 mod doctor;
 pub mod exit;
+mod follow;
 mod guard;
 mod host;
 mod interrupt;

@@ -13,6 +13,7 @@ use super::{
 #[command(after_help = "Examples:\n  \
     hearth schema > job.schema.json     the job request, version 1\n  \
     hearth schema result                what comes back\n  \
+    hearth schema event                 what `--follow` and hearth.events bring meanwhile\n  \
     hearth schema manifest              manifest.json of a snapshot")]
 pub struct Arguments {
     /// Of what
@@ -26,6 +27,8 @@ enum Of {
     Job,
     /// The job result
     Result,
+    /// A live event
+    Event,
     /// The manifest of a snapshot
     Manifest,
 }
@@ -35,6 +38,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let name = match arguments.of {
         Of::Job => "job",
         Of::Result => "result",
+        Of::Event => "event",
         Of::Manifest => "manifest",
     };
     let schemas = json_schemas();

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use files::{download, upload, upload_report};
 use hearth_pool::session::{Session, SessionError};
-use hearth_schemas::result::{
-    Cause, OutputFile, RunReport, SkippedOutput, StageReport, Step, Timings, Verdict,
+use hearth_schemas::{
+    event::State,
+    result::{Cause, OutputFile, RunReport, SkippedOutput, StageReport, Step, Timings, Verdict},
 };
 use stage::run_stage;
 use tokio::time::{Instant, timeout};
 
-use crate::{admit::Job, stop::Stop};
+use crate::{admit::Job, live::Feed, stop::Stop};
 
 /// How long an upload or a download may take: the largest at 1 MiB/s, with room for a slow host.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(60);
@@ -44,10 +45,17 @@ pub struct StepFailure {
     pub source: SessionError,
 }
 
-/// Runs a job. When it is stopped, what ran until then is reported. Not cancel safe: drop the VM.
-pub async fn execute(session: &Session, job: &Job, stop: &Stop) -> Result<Executed, StepFailure> {
+/// Runs a job, and tells `feed` how it goes. When it is stopped, what ran until then is reported. Not cancel safe: drop
+/// the VM.
+pub async fn execute(
+    session: &Session,
+    job: &Job,
+    stop: &Stop,
+    feed: &Feed,
+) -> Result<Executed, StepFailure> {
     let mut executed = Executed::default();
     let started = Instant::now();
+    feed.state(State::Uploading);
     let uploaded = match until(stop, within(Step::Upload, TRANSFER_LIMIT, upload(session, job))).await {
         None => Ok(()),
         Some(uploaded) => uploaded,
@@ -68,7 +76,7 @@ pub async fn execute(session: &Session, job: &Job, stop: &Stop) -> Result<Execut
         let run = match (stop.reason(), failed) {
             (Some(reason), _) => RunReport::not_run(Verdict::Skipped, Some(reason.cause())),
             (None, true) => RunReport::not_run(Verdict::Skipped, Some(Cause::EarlierFailure)),
-            (None, false) => run_stage(session, stage, stop).await?,
+            (None, false) => run_stage(session, stage, stop, feed).await?,
         };
         failed |= run.verdict != Verdict::Accepted && !stage.continue_on_failure;
         executed.stages.push(StageReport { name: stage.name.clone(), run, cases: Vec::new() });
@@ -78,6 +86,7 @@ pub async fn execute(session: &Session, job: &Job, stop: &Stop) -> Result<Execut
         return Ok(executed);
     }
     let started = Instant::now();
+    feed.state(State::Downloading);
     let downloading = within(Step::Download, TRANSFER_LIMIT, download(session, job, &mut executed));
     until(stop, downloading).await.unwrap_or(Ok(()))?;
     executed.timings.download_ms = Some(started.elapsed().into());

@@ -4,20 +4,35 @@ use std::time::Duration;
 
 use hearth_pool::session::{Channel, Command, Session, SessionError};
 use hearth_schemas::{
+    event::OutputStream,
     guest::messages::{Exited, FaultKind, User},
     result::{Capture, Cause, RunReport, Step, Verdict},
 };
 
 use super::{StepFailure, within};
-use crate::{admit::Stage, stop::Stop, verdict};
+use crate::{admit::Stage, live::Feed, stop::Stop, verdict};
 
 /// How much longer than a stage's wall time its agent may take before it counts as dead.
 const STAGE_GRACE: Duration = Duration::from_secs(15);
 
+/// Runs a stage's command, and tells `feed` how it goes.
 pub(super) async fn run_stage(
     session: &Session,
     stage: &Stage,
     stop: &Stop,
+    feed: &Feed,
+) -> Result<RunReport, StepFailure> {
+    feed.stage_started(&stage.name, 0);
+    let run = run_command(session, stage, stop, feed).await?;
+    feed.stage_ended(&run);
+    Ok(run)
+}
+
+async fn run_command(
+    session: &Session,
+    stage: &Stage,
+    stop: &Stop,
+    feed: &Feed,
 ) -> Result<RunReport, StepFailure> {
     let limits = stage.limits.exec_limits();
     let command = Command {
@@ -32,8 +47,14 @@ pub(super) async fn run_stage(
     let running = async {
         let running = session.exec(command, !stage.stdin.is_empty()).await?;
         let output = |channel, data: bytes::Bytes| match channel {
-            Channel::Stdout => stdout.push(&data),
-            Channel::Stderr => stderr.push(&data),
+            Channel::Stdout => {
+                stdout.push(&data);
+                feed.data(OutputStream::Stdout, &data);
+            }
+            Channel::Stderr => {
+                stderr.push(&data);
+                feed.data(OutputStream::Stderr, &data);
+            }
         };
         let kill = async {
             stop.stopped().await;

@@ -26,6 +26,7 @@ use hearth_worker::{
         Beat, Begun, Cancel, Commit, FailedAttempt, JobKey, Ledger, LedgerError, MemoryLedger, Registered,
         Registration, Seized, Token, Unpublished,
     },
+    live::{Events, Outlet},
     seams::{Publication, PublishError, ResultSink},
     service::serve,
 };
@@ -163,6 +164,8 @@ pub struct Rig {
     pub service: Arc<Service<Knobbed, Recorder>>,
     pub hypervisor: FakeHypervisor,
     runs: watch::Sender<usize>,
+    /// The events of each attempt that was begun.
+    pub watched: Arc<Mutex<Vec<Events>>>,
 }
 
 pub fn offer(command: &str) -> Offer {
@@ -198,8 +201,20 @@ impl Rig {
             confirmed: Arc::default(),
             uncommitted: Arc::default(),
         };
-        let service = Arc::new(Service::new(ledger, sink, pool, Intake::embedded(terms, "w1")));
-        Self { submitter: Some(submitter), source: Some(source), serving: None, service, hypervisor, runs }
+        let watched = Arc::<Mutex<Vec<Events>>>::default();
+        let seen = watched.clone();
+        let outlet: Outlet = Arc::new(move |events| seen.lock().unwrap().push(events));
+        let service = Service::new(ledger, sink, pool, Intake::embedded(terms, "w1")).with_outlet(outlet);
+        let service = Arc::new(service);
+        Self {
+            submitter: Some(submitter),
+            source: Some(source),
+            serving: None,
+            service,
+            hypervisor,
+            runs,
+            watched,
+        }
     }
 
     /// Starts the worker.

@@ -27,6 +27,7 @@ use super::{Arguments, Submission};
 use crate::{
     cli::{
         exit::{Exit, Failure},
+        follow::Follower,
         host,
         interrupt::Interrupted,
         progress::Progress,
@@ -54,7 +55,9 @@ pub async fn execute(
     if let Err(refused) = submission.admit(terms.clone()) {
         return Ok(*refused);
     }
-    let progress = Arc::new(if arguments.json { Progress::silent() } else { Progress::brief(config) });
+    let silent = arguments.json || arguments.follow;
+    let progress = Arc::new(if silent { Progress::silent() } else { Progress::brief(config) });
+    let follower = arguments.follower(config.quiet);
     let (failures, failed) = watch::channel(Failures::default());
     let mut pool = PoolConfig::new(vec![RuntimeSlots {
         name: runtime.to_owned(),
@@ -64,7 +67,7 @@ pub async fn execute(
     pool.observer = Some(observer(Arc::clone(&progress), failures));
     let local = Local::open(&host, pool).await.map_err(|error| host::failure(&error))?;
     let outcome = tokio::select! {
-        result = submit(&local, terms, submission) => result,
+        result = submit(&local, terms, submission, follower.as_ref()) => result,
         failure = hopeless(failed) => Err(failure),
         failure = interrupted.wait() => Err(failure),
     };
@@ -77,15 +80,30 @@ pub async fn execute(
     if let Err(error) = closed {
         tracing::error!(%error, "the guard ends what is left");
     }
+    if let Some(follower) = follower {
+        tokio::select! {
+            () = follower.finish() => {}
+            failure = interrupted.wait() => return Err(failure),
+        }
+    }
     drop(snapshot);
     outcome
 }
 
 /// Puts the job through the service as any other.
-async fn submit(local: &Local, terms: Terms, submission: &Submission) -> Result<JobResult, Failure> {
+async fn submit(
+    local: &Local,
+    terms: Terms,
+    submission: &Submission,
+    follower: Option<&Follower>,
+) -> Result<JobResult, Failure> {
     let (submitter, source, sink) = embedded::queue(1);
     let intake = Intake::embedded(terms, &submission.worker);
-    let service = Arc::new(Service::new(MemoryLedger::default(), sink, local.pool().clone(), intake));
+    let service = Service::new(MemoryLedger::default(), sink, local.pool().clone(), intake);
+    let service = Arc::new(match follower {
+        Some(follower) => service.with_outlet(follower.outlet()),
+        None => service,
+    });
     let answer = submitter.submit(submission.body.clone(), Some(submission.id.clone()));
     let served = serve(service, source, 1, std::future::pending());
     let bytes = tokio::select! {

@@ -19,6 +19,7 @@ use ulid::Ulid;
 
 use super::{
     exit::{Exit, Failure},
+    follow::{self, Follower, Form},
     output::Style,
 };
 use crate::config::Config;
@@ -33,6 +34,7 @@ use crate::config::Config;
     hearth run hello.py                              the runtime is told by the extension\n  \
     hearth run main.rb --runtime ruby                or by you\n  \
     hearth run job.json --json | jq -r '.stages[0].stdout'\n  \
+    hearth run slow.py --follow                      see what it prints while it runs\n  \
     echo '{\"runtime\":\"python\",\"code\":\"print(1)\"}' | hearth run -\n  \
     echo 'print(1)' | hearth run - --runtime python")]
 pub struct Arguments {
@@ -48,9 +50,18 @@ pub struct Arguments {
     /// The result on one line, and nothing but errors on stderr
     #[arg(long)]
     json: bool,
+    /// Print output and what happens as it comes: on stderr, or with --json each event on a line of stdout, the result last
+    #[arg(long)]
+    follow: bool,
 }
 
 impl Arguments {
+    /// What prints events, when that is asked for.
+    fn follower(&self, quiet: bool) -> Option<Follower> {
+        let form = if self.json { Form::Json } else { Form::Text { quiet } };
+        self.follow.then(|| Follower::new(form))
+    }
+
     fn style(&self) -> Style {
         if self.json { Style::Compact } else { Style::Pretty }
     }
@@ -60,6 +71,7 @@ impl Arguments {
 pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
     let input = input::classify(&arguments.job, arguments.runtime.as_deref(), arguments.timeout_ms)?;
     let body = input::request(input, input::read(&arguments.job)?)?;
+    let body = if arguments.follow { follow::asking(body) } else { body };
     let runtimes = super::runtimes(config)?;
     let worker = super::host::worker();
     let submission = Submission { id: Ulid::generate().to_string(), worker, body };

@@ -21,14 +21,22 @@ impl fmt::Display for Slot {
     }
 }
 
-/// One timed part of a restore (`clone`, `spawn`, `load`, `plug`, …), for metrics and `bench`.
+/// One timed part of a restore or greeting, for metrics and `bench`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestoreStep {
-    /// Its name, from a closed set of the hypervisor's.
+    /// Its name: one of [`RESTORE_STEPS`].
     pub name: &'static str,
     /// How long it took.
     pub took: Duration,
 }
+
+/// Every value of [`Hypervisor::transport`].
+pub const TRANSPORTS: [&str; 5] = ["vhost_user_vsock", "vhost_vsock", "hybrid_vsock", "serial", "pipe"];
+/// Every name of a [`RestoreStep`]: of QEMU and Firecracker, of a greeting, of the fake.
+pub const RESTORE_STEPS: [&str; 13] = [
+    "open", "clone", "start", "load", "plug", "driver", "resume", "settle", "dial", "hello", "wake",
+    "warm_up", "fake",
+];
 
 /// A restored VM and how long each part took.
 #[derive(Debug)]
@@ -115,6 +123,11 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// One connection to the agent, once it can answer. Cancel safe.
     fn dial(&self, vm: &Self::Vm) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// What the agent is reached over, for metrics: one of [`TRANSPORTS`].
+    fn transport(&self, _vm: &Self::Vm) -> &'static str {
+        "pipe"
+    }
 
     /// Listens where the guest may dial the host: on the leased port, for this VM only.
     fn listen(&self, vm: &Self::Vm, port: u16) -> io::Result<Self::Accept>;

@@ -73,6 +73,18 @@ pub enum Transport {
     Serial,
 }
 
+impl Transport {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::VhostUserVsock => "vhost_user_vsock",
+            Self::VhostVsock => "vhost_vsock",
+            Self::HybridVsock => "hybrid_vsock",
+            Self::Serial => "serial",
+        }
+    }
+}
+
 /// The host that baked a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

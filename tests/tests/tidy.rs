@@ -126,6 +126,16 @@ fn the_pool_has_never_heard_of_jobs_and_the_worker_never_of_cids() {
 }
 
 #[test]
+fn nothing_is_measured_but_by_the_table_of_metrics() {
+    for path in files("rs").iter().filter(|path| !path.starts_with(workspace().join("worker/src/meters"))) {
+        let text = fs::read_to_string(path).unwrap();
+        for banned in [concat!("counter", "!("), concat!("gauge", "!("), concat!("histogram", "!(")] {
+            assert!(!text.contains(banned), "{}: {banned}: use worker::meters", path.display());
+        }
+    }
+}
+
+#[test]
 fn a_file_is_one_room() {
     let long = |path: &PathBuf| {
         let lines = fs::read_to_string(path).unwrap().lines().count();

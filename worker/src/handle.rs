@@ -194,7 +194,7 @@ async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
     receipt: R,
     feed: &Feed,
 ) -> Handled {
-    let body = finish::encode(&result);
+    let (body, started) = (finish::encode(&result), Instant::now());
     let mut pauses = COMMIT_PAUSES.into_iter();
     loop {
         match (service.ledger.commit(token, body.clone()).await, pauses.next()) {
@@ -206,6 +206,7 @@ async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
         }
     }
     meters::ended(&result);
+    meters::step_took("commit", started.elapsed());
     service.rooms.ended(&token.key.tenant);
     feed.finished(&result);
     crash_point!("committed");
@@ -222,9 +223,11 @@ async fn deliver<L: Ledger, S: ResultSink, R: Receipt>(
 ) -> Handled {
     let publication =
         Publication { body, tenant: job.key.tenant.clone(), id: job.key.id.clone(), properties };
+    let started = Instant::now();
     if !publish(service, &publication).await {
         return retry(receipt, LEDGER_PAUSE).await;
     }
+    meters::step_took("publish", started.elapsed());
     crash_point!("published");
     if let Err(error) = service.ledger.published(&job.key).await {
         return ledger_away(receipt, &error).await;

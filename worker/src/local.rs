@@ -2,7 +2,13 @@
 //!
 //! This and the `hearth` command are the only places of the worker that choose a hypervisor or a lease store.
 
-use std::{collections::BTreeMap, io, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hearth_pool::{
     guard::{Guard, GuardCommand, GuardError},
@@ -12,7 +18,7 @@ use hearth_pool::{
     },
     pool::{CloseError, Config, Pool},
     qemu::{Qemu, QemuConfig},
-    reclaim::{ReclaimError, reclaim},
+    reclaim::{ReclaimError, Reclaimed, reclaim},
     session::Command,
     snapshot::{HostFacts, Snapshot, SnapshotError, SnapshotStore, Verification},
 };
@@ -26,7 +32,7 @@ use rustix::{
 };
 use tokio::task::spawn_blocking;
 
-use crate::admit::Offer;
+use crate::{admit::Offer, meters};
 
 /// How long a guard without VMs may take to end.
 const GUARD_LIMIT: Duration = Duration::from_secs(2);
@@ -80,10 +86,7 @@ impl Host {
             make(directory)?;
         }
         let run_dir = self.run_dir.clone();
-        let reclaimed = blocking(move || reclaim(&run_dir)).await??;
-        if reclaimed.directories > 0 {
-            tracing::warn!(?reclaimed, "cleared up after a worker that had died with its guard");
-        }
+        blocking(move || clear_up(&run_dir)).await??;
         Ok(Guard::start(&self.guard, &self.run_dir, &self.worker).await?)
     }
 
@@ -112,6 +115,19 @@ impl Host {
             |runtime: &str| Some((runtime.to_owned(), Offer::from(&self.snapshot(runtime).ok()?.manifest)));
         runtimes.into_iter().filter_map(offer).collect()
     }
+}
+
+/// Clears up after processes that died with their guards. Blocks.
+///
+/// # Errors
+/// The directory cannot be looked at.
+pub fn clear_up(run_dir: &Path) -> Result<Reclaimed, ReclaimError> {
+    let reclaimed = reclaim(run_dir)?;
+    meters::reclaimed(reclaimed);
+    if reclaimed.directories > 0 {
+        tracing::warn!(?reclaimed, "cleared up after a worker that had died with its guard");
+    }
+    Ok(reclaimed)
 }
 
 /// A pool of VMs of this host with all that it needs.

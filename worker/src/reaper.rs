@@ -12,6 +12,7 @@ use crate::{
     finish,
     handle::Service,
     ledger::{Commit, JobKey, Ledger, LedgerError, Seized, Seizure},
+    meters,
     route::Route,
     seams::{Publication, ResultSink},
     stop::StopReason,
@@ -79,7 +80,10 @@ async fn end<L: Ledger, S: ResultSink>(service: &Service<L, S>, key: &JobKey) ->
     debug_assert!(matches!(result.status, Status::Cancelled | Status::Expired));
     let body = finish::encode(&result);
     match service.ledger.commit(&token, body.clone()).await? {
-        Commit::Committed => publish(service, key, route.publication(key, body)).await,
+        Commit::Committed => {
+            meters::ended(&result);
+            publish(service, key, route.publication(key, body)).await
+        }
         Commit::Lost => Ok(()),
     }
 }

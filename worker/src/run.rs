@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hearth_pool::{phase::Phase, pool::Pool};
-use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     sync::{mpsc, watch},
@@ -24,6 +23,7 @@ use crate::{
     handle::Service,
     intake::Intake,
     ledger::{JobKey, Ledger},
+    meters,
     reaper::reap,
     service::serve,
     settings::Settings,
@@ -212,8 +212,8 @@ async fn watch_over<L: Ledger>(service: Arc<Service<L, AmqpSink>>) {
         let mut ticks = tokio::time::interval(MEASURE_EVERY);
         loop {
             ticks.tick().await;
-            gauge!("hearth_jobs_inflight").set(service.running.count() as f64);
-            gauge!("hearth_results_spooled").set(service.sink.spooled() as f64);
+            meters::JOBS_INFLIGHT.set(&[], service.running.count() as f64);
+            meters::RESULTS_SPOOLED.set(&[], service.sink.spooled() as f64);
         }
     };
     tokio::join!(reap(&service), service.sink.publish_spooled(published), async {

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use hearth_schemas::manifest::Transport;
 use tokio::net::UnixStream;
 
 use self::{api::RateLimiter, place::Place};
@@ -149,6 +150,10 @@ impl Hypervisor for Firecracker {
 
     async fn dial(&self, vm: &FirecrackerVm) -> io::Result<UnixStream> {
         vsock::dial(&vm.place, DIAL_LIMIT).await
+    }
+
+    fn transport(&self, _vm: &FirecrackerVm) -> &'static str {
+        Transport::HybridVsock.as_str()
     }
 
     fn listen(&self, vm: &FirecrackerVm, port: u16) -> io::Result<Listener> {

@@ -7,11 +7,17 @@ use crate::{
     hypervisor::{RestoreStep, Slot},
     lease::Identity,
     phase::Phase,
+    session::Traffic,
 };
 
 /// Something happened.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
+    /// A slot begins, Vacant.
+    Opened {
+        /// Which.
+        slot: &'a Slot,
+    },
     /// A slot moved.
     Moved {
         /// Which.
@@ -30,10 +36,19 @@ pub enum Event<'a> {
         /// How long it waited.
         waited: Duration,
     },
+    /// How many VMs of a runtime the pool keeps.
+    Target {
+        /// The runtime.
+        runtime: &'a str,
+        /// Slots.
+        slots: u32,
+    },
     /// A VM is Ready.
     Restored {
         /// Its slot.
         slot: &'a Slot,
+        /// How long the slot was without a VM, from when it could take one: turns, leases, failed tries included.
+        empty: Duration,
         /// Every part of its restore and greeting, in order.
         steps: &'a [RestoreStep],
     },
@@ -45,6 +60,15 @@ pub enum Event<'a> {
         why: &'a Farewell,
         /// How long after its restore, when it was restored.
         age: Option<Duration>,
+    },
+    /// A claim is over: what went over its session, in files and standard streams.
+    Transferred {
+        /// Its slot.
+        slot: &'a Slot,
+        /// See [`crate::hypervisor::Hypervisor::transport`].
+        transport: &'static str,
+        /// How many bytes.
+        traffic: &'a Traffic,
     },
     /// Something about a lease.
     Lease {
@@ -107,4 +131,32 @@ pub enum LeaseEvent {
     ReleasedLate,
     /// The store did not take it back; it expires by itself.
     ReleaseFailed,
+}
+
+impl LeaseEvent {
+    /// All names.
+    pub const NAMES: [&str; 8] = [
+        Self::Acquired.name(),
+        Self::Refused.name(),
+        Self::Renewed.name(),
+        Self::RenewalFailed.name(),
+        Self::Lost.name(),
+        Self::Released.name(),
+        Self::ReleasedLate.name(),
+        Self::ReleaseFailed.name(),
+    ];
+
+    /// Its name, for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Acquired => "acquired",
+            Self::Refused => "refused",
+            Self::Renewed => "renewed",
+            Self::RenewalFailed => "renewal_failed",
+            Self::Lost => "lost",
+            Self::Released => "released",
+            Self::ReleasedLate => "released_late",
+            Self::ReleaseFailed => "release_failed",
+        }
+    }
 }

@@ -84,6 +84,7 @@ pub(crate) struct Position {
 impl Position {
     pub(crate) fn vacant(slot: Slot, phases: watch::Sender<Phases>, voice: Voice) -> Self {
         phases.send_modify(|phases| phases.add(&slot.runtime, Phase::Vacant));
+        voice.say(Event::Opened { slot: &slot });
         Self { slot, phase: Phase::Vacant, phases, voice }
     }
 

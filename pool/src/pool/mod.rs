@@ -90,6 +90,7 @@ impl Pool {
         let mut runtimes = BTreeMap::new();
         let mut number = 0;
         for runtime in &config.runtimes {
+            voice.say(Event::Target { runtime: &runtime.name, slots: runtime.slots });
             let waiters = Waiters::new(&runtime.name);
             runtimes.insert(runtime.name.clone(), Arc::clone(&waiters));
             for _ in 0..runtime.slots {

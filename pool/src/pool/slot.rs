@@ -111,6 +111,8 @@ pub(super) struct SlotTask<H: Hypervisor, L> {
     failures: u32,
     /// Whether the next thing to do is to wait.
     cool: bool,
+    /// Since when it could have had a VM, while it has none.
+    empty: Option<Instant>,
 }
 
 impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
@@ -122,7 +124,18 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         stop: watch::Receiver<Stop>,
         rng: SmallRng,
     ) -> Self {
-        Self { slot, parts, waiters, warm_up, stop, rng, request: None, failures: 0, cool: false }
+        Self {
+            slot,
+            parts,
+            waiters,
+            warm_up,
+            stop,
+            rng,
+            request: None,
+            failures: 0,
+            cool: false,
+            empty: None,
+        }
     }
 
     /// Lives until it is asked to stop. Not to be aborted.
@@ -146,6 +159,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
     }
 
     async fn vacant(&mut self) -> State<H::Vm> {
+        self.empty.get_or_insert_with(Instant::now);
         if std::mem::take(&mut self.cool) {
             return State::Cooling;
         }
@@ -266,6 +280,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         let Warm { vm, snapshot, greeted: Greeted { session, nonce, steps }, since } = warm;
         let (slot, identity) = (self.slot.clone(), *lease.identity());
         let claimed = ClaimedVm { slot, identity, snapshot, steps, age: since.elapsed(), nonce };
+        let traffic = session.traffic().clone();
         let (claim, mut behind) = Claim::new(session, claimed);
         waiter.give(claim);
         let loss = tokio::select! {
@@ -282,6 +297,8 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
             }
             None => Farewell::Finished,
         };
+        let transport = self.parts.hypervisor.transport(&vm);
+        self.parts.voice.say(Event::Transferred { slot: &self.slot, transport, traffic: &traffic });
         self.retire(lease, Some(vm), &why, Some(since))
     }
 
@@ -318,7 +335,8 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
     fn is_ready(&mut self, steps: &[RestoreStep]) {
         self.failures = 0;
         self.waiters.set_sound();
-        self.parts.voice.say(Event::Restored { slot: &self.slot, steps });
+        let empty = self.empty.take().map(|since| since.elapsed()).unwrap_or_default();
+        self.parts.voice.say(Event::Restored { slot: &self.slot, empty, steps });
     }
 
     /// Notes that no VM came of an attempt, so that the next one waits.

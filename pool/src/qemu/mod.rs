@@ -119,6 +119,10 @@ impl Hypervisor for Qemu {
         vm.vsock.dial().await
     }
 
+    fn transport(&self, _vm: &QemuVm) -> &'static str {
+        self.transport.as_str()
+    }
+
     fn listen(&self, vm: &QemuVm, port: u16) -> io::Result<Listener> {
         vm.vsock.listen(port)
     }

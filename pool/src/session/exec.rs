@@ -9,7 +9,7 @@ use hearth_schemas::guest::{
 };
 use hearth_wire::{Sender, Stream, StreamReceiver};
 
-use super::{Session, SessionError, reply_on};
+use super::{Session, SessionError, Traffic, reply_on};
 
 /// Which stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,7 @@ pub struct Running {
     stdin: Option<Sender>,
     stdout: StreamReceiver,
     stderr: StreamReceiver,
+    traffic: Traffic,
 }
 
 impl Session {
@@ -65,7 +66,8 @@ impl Session {
             user: command.user.into(),
         };
         let control = self.request(request::Body::Exec(exec)).await?;
-        Ok(Running { control, stdin, stdout: stdout.receiver, stderr: stderr.receiver })
+        let (stdout, stderr) = (stdout.receiver, stderr.receiver);
+        Ok(Running { control, stdin, stdout, stderr, traffic: self.traffic.clone() })
     }
 }
 
@@ -79,17 +81,22 @@ impl Running {
         mut output: impl FnMut(Channel, Bytes),
         kill: impl Future<Output = ()>,
     ) -> Result<Exited, SessionError> {
-        let Self { control, stdin: input, mut stdout, mut stderr } = self;
+        let Self { control, stdin: input, mut stdout, mut stderr, traffic } = self;
         let Stream { sender, mut receiver } = control;
         let feed = async {
             if let Some(input) = input {
                 // A command may exit without reading its stdin: the agent then resets the stream.
+                traffic.sent(stdin.len());
                 let _ = input.data(stdin).await;
                 let _ = input.end().await;
             }
         };
         let outputs = async {
             let (mut more_out, mut more_err) = (true, true);
+            let mut output = |channel, data: Bytes| {
+                traffic.received(data.len());
+                output(channel, data);
+            };
             while more_out || more_err {
                 tokio::select! {
                     data = stdout.data(), if more_out => match data? {

@@ -15,20 +15,21 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{Session, SessionError, reply_on, within};
+use super::{Session, SessionError, Traffic, reply_on, within};
 
 /// An upload under way. Dropping it leaves whatever files were complete.
 #[derive(Debug)]
 pub struct Upload {
     sender: Sender,
     receiver: StreamReceiver,
+    traffic: Traffic,
 }
 
 impl Session {
     /// Opens an upload; any number of files go over one stream.
     pub async fn put(&self) -> Result<Upload, SessionError> {
         let Stream { sender, receiver } = self.request(request::Body::Put(Put {})).await?;
-        Ok(Upload { sender, receiver })
+        Ok(Upload { sender, receiver, traffic: self.traffic.clone() })
     }
 
     /// Asks for the files that match; read them with [`Download::next`].
@@ -40,7 +41,8 @@ impl Session {
             total_max_bytes: limits.total_max_bytes,
         };
         let stream = self.request(request::Body::Get(get)).await?;
-        Ok(Download { _sender: stream.sender, receiver: stream.receiver, limits, file: None, done: None })
+        let (_sender, receiver, traffic) = (stream.sender, stream.receiver, self.traffic.clone());
+        Ok(Download { _sender, receiver, limits, file: None, done: None, traffic })
     }
 }
 
@@ -72,7 +74,7 @@ impl Upload {
 
     /// Ends the upload; the files are in place when this returns.
     pub async fn finish(self, limit: Duration) -> Result<PutDone, SessionError> {
-        let Self { sender, mut receiver } = self;
+        let Self { sender, mut receiver, .. } = self;
         sender.end().await?;
         within("put", limit, async {
             match reply_on(&mut receiver).await? {
@@ -89,6 +91,7 @@ impl Upload {
     }
 
     async fn send(&mut self, chunk: Bytes) -> Result<(), SessionError> {
+        self.traffic.sent(chunk.len());
         let sent = self.sender.data(chunk).await;
         self.or_fault(sent).await
     }
@@ -153,6 +156,7 @@ pub struct Download {
     limits: GetLimits,
     file: Option<Incoming>,
     done: Option<GetDone>,
+    traffic: Traffic,
 }
 
 impl Download {
@@ -183,6 +187,7 @@ impl Download {
         let Some(file) = self.file.as_mut() else { return Err(SessionError::Protocol("no file is open")) };
         match self.receiver.next().await? {
             Some(Received::Data(data)) => {
+                self.traffic.received(data.len());
                 let len = data.len() as u64;
                 file.left =
                     file.left.checked_sub(len).ok_or(SessionError::Protocol("more bytes than announced"))?;

@@ -4,6 +4,7 @@
 
 mod exec;
 mod files;
+mod traffic;
 
 use std::{fmt, time::Duration};
 
@@ -19,6 +20,7 @@ use hearth_wire::{Connection, ConnectionError, HelloError, Stream, StreamError, 
 pub use self::{
     exec::{Channel, Command, Running},
     files::{Download, FileHead, GetLimits, Piece, Upload},
+    traffic::Traffic,
 };
 use crate::hypervisor::GuestIo;
 
@@ -73,6 +75,7 @@ pub struct Session {
     /// Keeps the session open.
     _zero: Stream,
     hello: HelloReply,
+    traffic: Traffic,
 }
 
 impl fmt::Debug for Session {
@@ -86,12 +89,17 @@ impl Session {
     pub async fn connect(io: impl GuestIo, limit: Duration) -> Result<Self, SessionError> {
         let hello = within("hello", limit, async { Ok(hearth_wire::connect(io).await?) });
         let (connection, zero, hello) = hello.await?;
-        Ok(Self { connection, _zero: zero, hello })
+        Ok(Self { connection, _zero: zero, hello, traffic: Traffic::default() })
     }
 
     /// What the agent said of itself.
     pub fn hello(&self) -> &HelloReply {
         &self.hello
+    }
+
+    /// What went over it so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Resolves when the connection has ended, with the reason. Cancel safe.

@@ -80,7 +80,7 @@ impl Rig {
                 Event::Moved { slot, from, to } => Heard::Moved(slot.clone(), from, to),
                 Event::Retired { why, age, .. } => Heard::Retired(why.clone(), age),
                 Event::Lease { identity, event } => Heard::Lease(identity, event),
-                Event::Claimed { .. } | Event::Restored { .. } => return,
+                _ => return,
             };
             ear.lock().unwrap().push(heard);
         }));

@@ -14,7 +14,10 @@ use super::{
     reply::ReplyRule,
     spool::{Spool, SpoolError},
 };
-use crate::seams::{Publication, PublishError, ResultSink};
+use crate::{
+    meters,
+    seams::{Publication, PublishError, ResultSink},
+};
 
 /// How often what is spooled is tried again.
 const RESPOOL_EVERY: Duration = Duration::from_secs(1);
@@ -136,7 +139,7 @@ impl ResultSink for AmqpSink {
 }
 
 fn count(outcome: &'static str) {
-    metrics::counter!("hearth_result_publish_total", "outcome" => outcome).increment(1);
+    meters::RESULT_PUBLISH.count(&[outcome]);
 }
 
 fn properties(publication: &Publication) -> BasicProperties {

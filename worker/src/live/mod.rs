@@ -9,11 +9,13 @@ use hearth_schemas::{
     event::{EVENT_VERSION, Event, LiveBy, OutputStream, State},
     result::{JobResult, RunReport},
 };
-use metrics::counter;
 use tokio::sync::Notify;
 
 use self::desk::{Desk, StageEnd};
-use crate::ledger::{JobKey, unix_ms};
+use crate::{
+    ledger::{JobKey, unix_ms},
+    meters,
+};
 
 /// Is given the events of each attempt at a job that asks for them, as the attempt begins. Must not block.
 pub type Outlet = Arc<dyn Fn(Events) + Send + Sync>;
@@ -193,9 +195,9 @@ impl Events {
 
     fn number(&mut self, what: hearth_schemas::event::What) -> Event {
         if let hearth_schemas::event::What::Dropped(mark) = &what {
-            counter!("hearth_live_dropped_bytes_total").increment(mark.bytes);
+            meters::LIVE_DROPPED.add(&[], mark.bytes);
         }
-        counter!("hearth_live_events_total", "kind" => what.kind()).increment(1);
+        meters::LIVE_EVENTS.count(&[what.kind()]);
         self.seq += 1;
         let JobKey { tenant, id } = self.key.clone();
         Event {

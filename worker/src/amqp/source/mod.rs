@@ -41,6 +41,7 @@ use crate::{
     attempt::chain,
     handle::Service,
     ledger::Ledger,
+    meters,
     seams::{Delivery, JobSource, ResultSink},
 };
 
@@ -163,7 +164,7 @@ async fn run(
         }
         let why = explain(&ended, &config);
         tracing::warn!(why, "the broker's connection is made anew");
-        metrics::counter!("hearth_amqp_reconnects_total").increment(1);
+        meters::RECONNECTS.count(&[]);
         shared.note(Health::Down(why));
         if began.elapsed() > PAUSE_MAX {
             pause = PAUSE_FIRST;

@@ -23,7 +23,7 @@ use crate::{
     finish,
     handle::Service,
     ledger::{Begun, Commit, JobKey, Ledger, LedgerError, Registered, Registration, TenantLimits},
-    reaper,
+    meters, reaper,
     route::{Route, registration},
     seams::{Properties, Publication, ResultSink},
 };
@@ -188,7 +188,10 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
                 let attempts = u32::try_from(history.len()).unwrap_or(u32::MAX);
                 let body = finish::encode(&result);
                 match self.service.ledger.commit(&token, body.clone()).await? {
-                    Commit::Committed => (body, attempts),
+                    Commit::Committed => {
+                        meters::ended(&result);
+                        (body, attempts)
+                    }
                     Commit::Lost => return Err(FallError::Held(Duration::from_secs(1))),
                 }
             }

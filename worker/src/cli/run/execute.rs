@@ -134,7 +134,7 @@ fn observer(progress: Arc<Progress>, failures: watch::Sender<Failures>) -> Obser
             };
             progress.step(step, &slot.runtime);
         }
-        Event::Restored { slot, steps } => {
+        Event::Restored { slot, steps, .. } => {
             failures.send_modify(|failures| failures.in_a_row = 0);
             tracing::info!(%slot, ?steps, "VM is ready");
         }

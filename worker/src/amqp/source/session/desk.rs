@@ -14,6 +14,7 @@ use crate::{
     amqp::headers::Origin,
     attempt::chain,
     ledger::JobKey,
+    meters,
     seams::{Delivery, Properties},
 };
 
@@ -76,8 +77,8 @@ impl Session<'_> {
     }
 
     pub(super) fn hand_on(&mut self, slip: Box<Slip>, acker: lapin::Acker, placed: bool) {
-        if slip.message.redelivered {
-            metrics::counter!("hearth_redelivered_total").increment(1);
+        if slip.properties.redelivered {
+            meters::REDELIVERED.count(&[]);
         }
         let mut properties = slip.properties.clone();
         properties.message_id.get_or_insert_with(|| slip.key.id.clone());
@@ -137,7 +138,7 @@ impl Session<'_> {
             while acker.usable() {
                 let pause = match office.fallen(&message).await {
                     Ok(()) => {
-                        metrics::counter!("hearth_fallen_total").increment(1);
+                        meters::FALLEN.count(&[]);
                         ack(std::slice::from_ref(&acker)).await;
                         break;
                     }

@@ -88,6 +88,8 @@ impl Agent {
             controllers: self.groups.controllers().names(),
             awake: self.awake(),
             disk_quota: if self.awake() { self.quota.enabled() } else { scratch && wake::kernel_has_quota() },
+            file_limits: true,
+            ip: self.jail.is_some(),
             ..HelloReply::default()
         }
     }

@@ -242,6 +242,28 @@ async fn cpu_time_is_limited_for_the_whole_tree() {
 }
 
 #[tokio::test]
+async fn files_are_limited_in_number_and_in_size() {
+    let agent = Agent::start().await;
+    let client = agent.client().await;
+    assert_eq!(text(&client.sh("ulimit -n; ulimit -H -n; ulimit -f").await.stdout), "1024\n16384\nunlimited");
+    let limits =
+        |open_files, file_size_bytes| ExecLimits { open_files, file_size_bytes, ..ExecLimits::default() };
+    let ran = client.run(limited("ulimit -n; ulimit -H -n", limits(Some(16), None))).await.unwrap();
+    assert_eq!(text(&ran.stdout), "16\n16");
+    let large = |script: &str| limited(script, limits(None, Some(1 << 20)));
+    let ran = client.run(large("exec head -c 2000000 /dev/zero > large")).await.unwrap();
+    assert_eq!((ran.exited.signal, ran.exited.limit_hit()), (Some(25), LimitHit::FileSize));
+    assert_eq!(std::fs::metadata(agent.tree().join("large")).unwrap().len(), 1 << 20);
+    let ran = client.run(large("trap '' XFSZ; head -c 2000000 /dev/zero > large; echo $?")).await.unwrap();
+    assert_eq!((text(&ran.stdout), ran.exited.limit_hit()), ("1", LimitHit::None), "{ran:?}");
+    let ran = client
+        .run(large("head -c 1048576 /dev/zero > large && yes | head -c 2000000 | wc -c"))
+        .await
+        .unwrap();
+    assert_eq!((text(&ran.stdout), ran.exited.limit_hit()), ("2000000", LimitHit::None), "no pipe is a file");
+}
+
+#[tokio::test]
 async fn a_limit_without_its_means_is_refused_by_name() {
     let agent = Agent::start().await;
     let client = agent.client().await;
@@ -251,6 +273,8 @@ async fn a_limit_without_its_means_is_refused_by_name() {
         (ExecLimits { processes: Some(50), ..ExecLimits::default() }, "processes", has("pids")),
         (ExecLimits { disk_bytes: Some(1 << 26), ..ExecLimits::default() }, "disk_bytes", false),
         (ExecLimits { files: Some(50), ..ExecLimits::default() }, "files", false),
+        (ExecLimits { open_files: Some(15), ..ExecLimits::default() }, "open_files", false),
+        (ExecLimits { file_size_bytes: Some(0), ..ExecLimits::default() }, "file_size_bytes", false),
         (ExecLimits { wall_ms: Some(0), ..ExecLimits::default() }, "wall_ms", false),
     ] {
         match client.run(limited("true", limits)).await {

@@ -89,7 +89,8 @@ fn any_exec() -> impl Strategy<Value = Exec> {
         vec(prop_oneof![Just("true".to_owned()), Just("/nonexistent".into()), Just("a\0b".into())], 0..3);
     let env = proptest::collection::btree_map("[A-Z=]{0,4}", "[a-z\0/:]{0,6}", 0..4);
     let streams = (0u32..8, 0u32..8, 0u32..8);
-    let limits = option::of((any_limit(), any_limit(), any_limit(), any_limit(), any_limit()));
+    let limits = (any_limit(), any_limit(), any_limit(), any_limit(), any_limit(), any_limit(), any_limit());
+    let limits = option::of(limits);
     (argv, env, any_path(), streams, limits, -1i32..3).prop_map(|(argv, env, cwd, streams, limits, user)| {
         Exec {
             argv,
@@ -98,15 +99,22 @@ fn any_exec() -> impl Strategy<Value = Exec> {
             stdin: streams.0,
             stdout: streams.1,
             stderr: streams.2,
-            limits: limits.map(|(wall_ms, cpu_ms, memory_bytes, processes, output_bytes)| ExecLimits {
-                wall_ms,
-                cpu_ms,
-                memory_bytes,
-                processes,
-                output_bytes,
-                ..ExecLimits::default()
-            }),
+            limits: limits.map(
+                |(wall_ms, cpu_ms, memory_bytes, processes, output_bytes, open_files, file_size_bytes)| {
+                    ExecLimits {
+                        wall_ms,
+                        cpu_ms,
+                        memory_bytes,
+                        processes,
+                        output_bytes,
+                        open_files,
+                        file_size_bytes,
+                        ..ExecLimits::default()
+                    }
+                },
+            ),
             user,
+            ip: user == 1,
         }
     })
 }

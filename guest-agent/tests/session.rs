@@ -27,6 +27,7 @@ fn command(script: &str) -> Command {
         cwd: String::new(),
         limits: ExecLimits::default(),
         user: User::Job,
+        ip: false,
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hearth_schemas::limits::{AGENT_RESERVE_MIB, NAME_MAX_BYTES, PATH_COMPONENT_MAX_BYTES};
-use hearth_schemas::manifest::Entry;
+use hearth_schemas::{job::is_name, manifest::Entry};
 use serde::{Deserialize, Serialize};
 
 /// Virtual processors that a runtime may ask for.
@@ -45,6 +45,9 @@ pub struct Runtime {
     pub packages: Vec<String>,
     /// What the `code` shorthand runs.
     pub entry: Entry,
+    /// What it runs for other languages, by name.
+    #[serde(default)]
+    pub languages: BTreeMap<String, Entry>,
     /// Run in order before the snapshot, as root; each must succeed.
     #[serde(default)]
     pub warm_up: Vec<WarmUp>,
@@ -176,8 +179,7 @@ fn check(file: &str, runtime: &Runtime) -> Result<(), FieldError> {
     range("vm_memory_mib", runtime.vm_memory_mib, VM_MEMORY_MIN_MIB, VM_MEMORY_MAX_MIB)?;
     range("scratch_mib", runtime.scratch_mib, SCRATCH_MIN_MIB, SCRATCH_MAX_MIB)?;
     check_packages(&runtime.packages)?;
-    check_entry_file(&runtime.entry.file)?;
-    check_argv("entry.argv", &runtime.entry.argv)?;
+    check_languages(runtime)?;
     range("warm_up", runtime.warm_up.len() as u64, 0, LIST_MAX as u64)?;
     for (n, warm_up) in runtime.warm_up.iter().enumerate() {
         check_argv(&format!("warm_up[{n}].argv"), &warm_up.argv)?;
@@ -186,8 +188,7 @@ fn check(file: &str, runtime: &Runtime) -> Result<(), FieldError> {
 }
 
 fn check_name(file: &str, name: &str) -> Result<(), FieldError> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    if name.is_empty() || name.len() > NAME_MAX_BYTES || !name.bytes().all(allowed) {
+    if !is_name(name) {
         return refuse("name", format!("{name:?} is not 1 to {NAME_MAX_BYTES} of A-Z, a-z, 0-9, _ and -"));
     }
     let stem = Path::new(file).file_stem().unwrap_or_default();
@@ -213,10 +214,42 @@ fn check_packages(packages: &[String]) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn check_entry_file(file: &str) -> Result<(), FieldError> {
+fn check_languages(runtime: &Runtime) -> Result<(), FieldError> {
+    check_entry("entry", &runtime.entry)?;
+    let own = runtime.entry.language.as_deref();
+    if let Some(language) = own {
+        check_language("entry.language", language)?;
+    }
+    for (language, entry) in &runtime.languages {
+        let field = format!("languages.{language}");
+        check_language(&field, language)?;
+        check_entry(&field, entry)?;
+        if own == Some(language) || entry.language.is_some() {
+            return refuse(&field, format!("{language:?} has two names, or is what [entry] is already"));
+        }
+    }
+    Ok(())
+}
+
+fn check_language(field: &str, language: &str) -> Result<(), FieldError> {
+    if is_name(language) {
+        return Ok(());
+    }
+    refuse(field, format!("{language:?} is not 1 to {NAME_MAX_BYTES} of A-Z, a-z, 0-9, _ and -"))
+}
+
+fn check_entry(field: &str, entry: &Entry) -> Result<(), FieldError> {
+    check_entry_file(&format!("{field}.file"), &entry.file)?;
+    if let Some(compile) = &entry.compile {
+        check_argv(&format!("{field}.compile.argv"), &compile.argv)?;
+    }
+    check_argv(&format!("{field}.argv"), &entry.argv)
+}
+
+fn check_entry_file(field: &str, file: &str) -> Result<(), FieldError> {
     let bad = file.is_empty() || file == "." || file == ".." || file.contains(['/', '\0']);
     if bad || file.len() > PATH_COMPONENT_MAX_BYTES {
-        return refuse("entry.file", format!("{file:?} is not the name of one file, without directories"));
+        return refuse(field, format!("{file:?} is not the name of one file, without directories"));
     }
     Ok(())
 }

@@ -25,6 +25,8 @@ fn the_built_in_runtimes_are_valid_and_offer_what_the_design_says() {
     let memory: Vec<_> = runtimes.iter().map(|r| (r.name.as_str(), r.vm_memory_mib)).collect();
     assert_eq!(memory, [("bash", 256), ("gcc", 512), ("node", 512), ("python", 384)]);
     assert!(runtimes.iter().all(|r| !r.warm_up.is_empty()));
+    let gcc = runtimes.get("gcc").unwrap();
+    assert!(gcc.entry.compile.is_some() && gcc.languages["cpp"].compile.is_some());
 }
 
 #[test]
@@ -44,6 +46,26 @@ fn every_error_names_the_file_and_the_field() {
         ("[\"true\"]", "[\"a\\u0000\"]", "dir/x.toml: warm_up[0].argv: contains a NUL byte"),
         ("\"x\"\n", "\"y\"\n", "dir/x.toml: name: \"y\" differs from the file's name, \"x\""),
         ("\"x\"\n", "\"a/b\"\n", "dir/x.toml: name: \"a/b\" is not 1 to 64 of A-Z, a-z, 0-9, _ and -"),
+        (
+            "[[warm_up]]",
+            "[languages.y]\nfile = \"a\"\nargv = []\n[[warm_up]]",
+            "dir/x.toml: languages.y.argv: names no command",
+        ),
+        (
+            "[[warm_up]]",
+            "[languages.y]\nfile = \"a\"\nargv = [\"a\"]\ncompile.argv = []\n[[warm_up]]",
+            "dir/x.toml: languages.y.compile.argv: names no command",
+        ),
+        (
+            "[[warm_up]]",
+            "[languages.\"a b\"]\nfile = \"a\"\nargv = [\"a\"]\n[[warm_up]]",
+            "dir/x.toml: languages.a b: \"a b\" is not 1 to 64 of A-Z, a-z, 0-9, _ and -",
+        ),
+        (
+            "[[warm_up]]",
+            "language = \"y\"\n[languages.y]\nfile = \"a\"\nargv = [\"a\"]\n[[warm_up]]",
+            "dir/x.toml: languages.y: \"y\" has two names, or is what [entry] is already",
+        ),
     ];
     for (from, to, error) in cases {
         assert_eq!(refused(from, to), error);

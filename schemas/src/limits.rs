@@ -53,6 +53,13 @@ pub const LIVE_GUEST_BACKLOG_BYTES: usize = 256 * 1024;
 /// Memory of a VM that the job never gets: the agent and the kernel live there.
 pub const AGENT_RESERVE_MIB: u64 = 64;
 
+/// Fewest open files that a process may be limited to: a dynamic linker and a language's runtime need some.
+pub const OPEN_FILES_MIN: u64 = 16;
+/// Open files of a process that was not limited, as far as it does not raise that itself.
+pub const OPEN_FILES_DEFAULT: u64 = 1024;
+/// Most open files of a process.
+pub const OPEN_FILES_MAX: u64 = 16_384;
+
 /// First vsock CID that a VM may have: 0 and 1 are special, 2 is the host (vsock(7)).
 pub const CID_FIRST: u32 = 3;
 /// Entropy that a wake carries, at least.
@@ -70,3 +77,4 @@ const _: () = assert!(
 );
 const _: () = assert!(INLINE_OUTPUT_MAX_BYTES <= INLINE_OUTPUTS_TOTAL_MAX_BYTES);
 const _: () = assert!(INLINE_FILE_MAX_BYTES < REQUEST_MAX_BYTES);
+const _: () = assert!(OPEN_FILES_MIN < OPEN_FILES_DEFAULT && OPEN_FILES_DEFAULT < OPEN_FILES_MAX);

@@ -1,7 +1,11 @@
 //! What a snapshot says about itself: enough to refuse it on a host where it would not run as it was baked.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::job::LimitsRequest;
 
 /// The only version of the manifest that exists.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -35,6 +39,9 @@ pub struct Manifest {
     pub machine: Machine,
     /// What the `code` shorthand runs.
     pub entry: Entry,
+    /// The same for other languages, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub languages: BTreeMap<String, Entry>,
     /// Every file that a restore reads, by name.
     pub files: Vec<SnapshotFile>,
 }
@@ -117,10 +124,35 @@ pub struct Machine {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
+    /// What the language is called, where a job may name one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
     /// The file that the code is written to, relative to the working tree.
     pub file: String,
+    /// What goes before, as a stage of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compile: Option<Compile>,
     /// The command that runs it.
     pub argv: Vec<String>,
+}
+
+impl Entry {
+    /// One that only runs.
+    pub fn new(file: impl Into<String>, argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let argv = argv.into_iter().map(Into::into).collect();
+        Self { language: None, file: file.into(), compile: None, argv }
+    }
+}
+
+/// How a runtime compiles the `code` shorthand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Compile {
+    /// The command that compiles.
+    pub argv: Vec<String>,
+    /// What it may use: a job's own limits are meant for the program. Disk and files are the job's unless given here.
+    #[serde(default, skip_serializing_if = "LimitsRequest::is_empty")]
+    pub limits: LimitsRequest,
 }
 
 /// One file of a snapshot.

@@ -20,7 +20,9 @@ fn shipped() -> Terms {
         let number = |key: &str| u64::try_from(recipe.get(key).unwrap().as_integer().unwrap()).unwrap();
         assert_eq!(number("vm_memory_mib"), vm_memory_mib, "{name}");
         let entry: Entry = recipe.get("entry").unwrap().clone().try_into().unwrap();
-        (name.to_owned(), Offer { vm_memory_mib, scratch_mib: number("scratch_mib"), entry })
+        let languages = recipe.get("languages").map(|languages| languages.clone().try_into().unwrap());
+        let (scratch_mib, languages) = (number("scratch_mib"), languages.unwrap_or_default());
+        (name.to_owned(), Offer { vm_memory_mib, scratch_mib, entry, languages })
     };
     Terms::new(BTreeMap::from([("python", 384), ("gcc", 512), ("node", 512), ("bash", 256)].map(offer)))
 }

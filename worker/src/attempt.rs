@@ -158,7 +158,9 @@ fn lane(lane: Lane) -> PoolLane {
 async fn suspect(claim: &Claim, failure: &StepFailure) -> Suspect {
     /// The slot's task learns of a death a moment after its connection has broken.
     const NEWS_TRAVELS_IN: Duration = Duration::from_millis(500);
-    if failure.step != Step::Run || matches!(failure.source, SessionError::Fault { .. }) {
+    if failure.step != Step::Run
+        || matches!(failure.source, SessionError::Fault { .. } | SessionError::Unable(_))
+    {
         return Suspect::Us;
     }
     match tokio::time::timeout(NEWS_TRAVELS_IN, claim.lost()).await {

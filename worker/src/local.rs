@@ -211,5 +211,6 @@ pub fn warm_up(manifest: &Manifest) -> Option<Command> {
         cwd: String::new(),
         limits: ExecLimits::default(),
         user: User::Job,
+        ip: false,
     })
 }

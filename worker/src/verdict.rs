@@ -24,6 +24,7 @@ pub fn judge(
         LimitHit::Output => (Verdict::OutputLimit, Some(output_cause(exited, limits))),
         LimitHit::Disk => (Verdict::DiskLimit, Some(Cause::Enospc)),
         LimitHit::Files => (Verdict::DiskLimit, Some(Cause::Files)),
+        LimitHit::FileSize => (Verdict::DiskLimit, Some(Cause::FileSize)),
         LimitHit::None => match (exited.exit_code, exited.signal, stopped) {
             (Some(0), None, _) => (Verdict::Accepted, None),
             (Some(_), None, _) => (Verdict::NonzeroExit, None),
@@ -96,6 +97,7 @@ mod tests {
             (LimitHit::Processes, Verdict::ProcessLimit, Cause::Pids),
             (LimitHit::Disk, Verdict::DiskLimit, Cause::Enospc),
             (LimitHit::Files, Verdict::DiskLimit, Cause::Files),
+            (LimitHit::FileSize, Verdict::DiskLimit, Cause::FileSize),
             (LimitHit::Output, Verdict::OutputLimit, Cause::Stderr),
         ] {
             assert_eq!(judged(&exited(limit)), (verdict, Some(cause)));

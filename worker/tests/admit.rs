@@ -18,7 +18,8 @@ fn terms() -> Terms {
     let offer = |vm_memory_mib, file: &str, argv: &[&str]| Offer {
         vm_memory_mib,
         scratch_mib: 512,
-        entry: Entry { file: file.into(), argv: argv.iter().map(ToString::to_string).collect() },
+        entry: Entry::new(file, argv.iter().copied()),
+        languages: BTreeMap::new(),
     };
     Terms::new(BTreeMap::from([
         ("gcc".to_owned(), offer(512, "main.c", &["sh", "-c", "gcc main.c && ./a.out"])),
@@ -133,6 +134,10 @@ fn limits_stay_within_what_is_offered_and_both_numbers_are_named() {
         (job(json!({"processes": 1025})), INVALID, "limits.processes", &["1025", "1 to 1024"]),
         (job(json!({"files": 0})), INVALID, "limits.files", &["1 to 65536"]),
         (job(json!({"files": 65_537})), INVALID, "limits.files", &["65537", "1 to 65536"]),
+        (job(json!({"open_files": 15})), INVALID, "limits.open_files", &["15", "16 to 16384"]),
+        (own(json!({"open_files": 16_385})), INVALID, "stages[0].limits.open_files", &["16 to 16384"]),
+        (job(json!({"file_size_mib": 0})), INVALID, "limits.file_size_mib", &["0 ", "1 to 512"]),
+        (own(json!({"file_size_mib": 513})), INVALID, "stages[0].limits.file_size_mib", &["513", "512 MiB"]),
         (with(json!({"deadline_ms": 0})), INVALID, "deadline_ms", &["1 to 86400000"]),
         (with(json!({"deadline_ms": 86_400_001})), INVALID, "deadline_ms", &["86400001", "1 to 86400000"]),
     ]);
@@ -276,6 +281,8 @@ fn code_becomes_one_file_and_one_stage() {
         processes: 64,
         disk_bytes: 256 * mib,
         files: 1024,
+        open_files: None,
+        file_size_bytes: None,
     };
     assert_eq!(stage.limits, expected);
 }

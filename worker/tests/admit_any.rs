@@ -10,8 +10,8 @@ use proptest::{prelude::*, sample::Index};
 use serde_json::{Value, json};
 
 static TERMS: LazyLock<Terms> = LazyLock::new(|| {
-    let entry = Entry { file: "main.py".into(), argv: vec!["python3".into(), "main.py".into()] };
-    let offer = Offer { vm_memory_mib: 384, scratch_mib: 512, entry };
+    let entry = Entry::new("main.py", ["python3", "main.py"]);
+    let offer = Offer { vm_memory_mib: 384, scratch_mib: 512, entry, languages: BTreeMap::new() };
     Terms::new(BTreeMap::from([("python".to_owned(), offer)]))
 });
 

@@ -22,8 +22,6 @@ use rustix::{
 use super::spawn::{Cell, Launch, Refused, clone_here, last_errno};
 use crate::{boot, jail, tree::CONFINED};
 
-/// Open files of a command: as many as common tools expect, and what it may raise that to.
-const OPEN_FILES: (u64, u64) = (1024, 16_384);
 /// Steps of the jail are counted from here, so that they are told from those of the command.
 const JAIL_STEPS: u32 = 100;
 
@@ -75,7 +73,10 @@ pub(super) fn become_command(
     rustix::process::umask(Mode::from_raw_mode(0o022));
     check(killable_by_oom())?;
     check(limit(Resource::Core, 0, 0))?;
-    check(limit(Resource::Nofile, OPEN_FILES.0, OPEN_FILES.1))?;
+    check(limit(Resource::Nofile, launch.open_files.0, launch.open_files.1))?;
+    if let Some(bytes) = launch.file_size_bytes {
+        check(limit(Resource::Fsize, bytes, bytes))?;
+    }
     if let Some(seconds) = launch.cpu_seconds {
         check(limit(Resource::Cpu, seconds, seconds.saturating_add(1)))?;
     }

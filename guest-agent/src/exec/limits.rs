@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use hearth_schemas::guest::messages::{ExecLimits, LimitHit};
+use hearth_schemas::{
+    guest::messages::{ExecLimits, LimitHit},
+    limits::{OPEN_FILES_DEFAULT, OPEN_FILES_MAX, OPEN_FILES_MIN},
+};
 
-use crate::group::{Bounds, Controllers, Counted};
+use crate::{
+    group::{Bounds, Controllers, Counted},
+    reaper::Ending,
+};
 
 /// What this agent can hold a command to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +30,8 @@ pub(crate) struct Limits {
     pub(crate) output_bytes: Option<u64>,
     pub(crate) disk_bytes: Option<u64>,
     pub(crate) files: Option<u64>,
+    pub(crate) open_files: Option<u64>,
+    pub(crate) file_size_bytes: Option<u64>,
 }
 
 /// A limit that this agent refuses.
@@ -31,6 +39,8 @@ pub(crate) struct Limits {
 pub(crate) enum LimitError {
     #[error("limits.{0} is 0; leave it out for no limit")]
     Zero(&'static str),
+    #[error("limits.open_files is {0}; allowed are {OPEN_FILES_MIN} to {OPEN_FILES_MAX}")]
+    OpenFiles(u64),
     #[error("limits.{limit} needs the cgroup controller {controller:?}, which this guest does not have")]
     Controller { limit: &'static str, controller: &'static str },
     #[error("limits.{0} needs a disk quota, which this guest does not have")]
@@ -64,7 +74,21 @@ impl Limits {
             output_bytes: limit("output_bytes", asked.output_bytes, free)?,
             disk_bytes: limit("disk_bytes", asked.disk_bytes, quota)?,
             files: limit("files", asked.files, quota)?,
+            open_files: open_files(asked.open_files)?,
+            file_size_bytes: limit("file_size_bytes", asked.file_size_bytes, free)?,
         })
+    }
+
+    /// Open files of each process: the soft and the hard limit. Without a limit as many as common tools expect, and
+    /// more for those who raise that.
+    pub(crate) fn open_files(&self) -> (u64, u64) {
+        self.open_files.map_or((OPEN_FILES_DEFAULT, OPEN_FILES_MAX), |files| (files, files))
+    }
+
+    /// The limit that an ending tells of.
+    pub(crate) fn told_by(&self, ending: Ending) -> Option<LimitHit> {
+        let too_large = self.file_size_bytes.is_some() && ending.signal() == Some(libc::SIGXFSZ);
+        too_large.then_some(LimitHit::FileSize)
     }
 
     /// CPU seconds after which the kernel ends a single process of the command by itself.
@@ -101,6 +125,15 @@ pub(crate) struct DiskUse {
     pub(crate) files: u64,
 }
 
+fn open_files(asked: Option<u64>) -> Result<Option<u64>, LimitError> {
+    match asked {
+        Some(files) if !(OPEN_FILES_MIN..=OPEN_FILES_MAX).contains(&files) => {
+            Err(LimitError::OpenFiles(files))
+        }
+        asked => Ok(asked),
+    }
+}
+
 fn limit(
     name: &'static str,
     asked: Option<u64>,
@@ -133,15 +166,36 @@ mod tests {
             output_bytes: Some(4),
             disk_bytes: Some(5),
             files: Some(6),
+            open_files: Some(16),
+            file_size_bytes: Some(7),
         };
         let limits = Limits::new(Some(all.clone()), able()).unwrap();
-        assert_eq!(limits.cpu_backstop_seconds(), Some(3));
+        assert_eq!((limits.cpu_backstop_seconds(), limits.open_files()), (Some(3), (16, 16)));
         let none = Abilities { disk_quota: true, ..Abilities::default() };
         let memory = LimitError::Controller { limit: "memory_bytes", controller: "memory" };
         assert_eq!(Limits::new(Some(all.clone()), none), Err(memory));
         let no_quota = Abilities { disk_quota: false, ..able() };
         assert_eq!(Limits::new(Some(all), no_quota), Err(LimitError::Quota("disk_bytes")));
         assert_eq!(Limits::new(None, none), Ok(Limits::default()));
+    }
+
+    #[test]
+    fn open_files_have_a_least_a_default_and_a_most() {
+        let of = |open_files| Limits::new(Some(ExecLimits { open_files, ..ExecLimits::default() }), able());
+        assert_eq!(of(None).unwrap().open_files(), (1024, 16_384));
+        assert_eq!(of(Some(100)).unwrap().open_files(), (100, 100));
+        assert_eq!(of(Some(15)), Err(LimitError::OpenFiles(15)));
+        assert_eq!(of(Some(16_385)), Err(LimitError::OpenFiles(16_385)));
+    }
+
+    #[test]
+    fn the_signal_of_a_large_file_tells_of_the_limit_where_there_is_one() {
+        let limits = Limits { file_size_bytes: Some(1), ..Limits::default() };
+        let signalled = Ending::Signal(libc::SIGXFSZ);
+        assert_eq!(limits.told_by(signalled), Some(LimitHit::FileSize));
+        assert_eq!(limits.told_by(Ending::Signal(libc::SIGKILL)), None);
+        assert_eq!(limits.told_by(Ending::Code(libc::SIGXFSZ)), None);
+        assert_eq!(Limits::default().told_by(signalled), None);
     }
 
     #[test]

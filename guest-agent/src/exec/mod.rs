@@ -26,7 +26,7 @@ use crate::{
     agent::Agent,
     fault::Refusal,
     group::{Bounds, Group, GroupError},
-    jail::{self, Filter},
+    jail::{self, Filter, JailError},
     quota::QuotaError,
     tree::PathError,
 };
@@ -45,6 +45,8 @@ pub(crate) enum ExecError {
     #[error(transparent)]
     Group(#[from] GroupError),
     #[error(transparent)]
+    Jail(#[from] JailError),
+    #[error(transparent)]
     Quota(#[from] QuotaError),
     #[error("cannot start a process")]
     Launch(#[source] Errno),
@@ -60,7 +62,9 @@ impl Refusal for ExecError {
             Self::Plan(PlanError::Cwd(_)) | Self::Cwd { .. } => FaultKind::Path,
             Self::Plan(_) | Self::NoStream { .. } | Self::RootAwake => FaultKind::Unsupported,
             Self::Exec { .. } => FaultKind::Exec,
-            Self::Group(_) | Self::Quota(_) | Self::Launch(_) | Self::Setup { .. } => FaultKind::Internal,
+            Self::Group(_) | Self::Jail(_) | Self::Quota(_) | Self::Launch(_) | Self::Setup { .. } => {
+                FaultKind::Internal
+            }
         }
     }
 }
@@ -139,8 +143,11 @@ async fn in_group(
     cwd: OwnedFd,
 ) -> Result<Exited, ExecError> {
     let (ends, stdio) = pipes(streams.stdin.is_some()).map_err(ExecError::Launch)?;
-    let filter = (plan.user == User::Job).then(Filter::of_jobs);
+    let filter = (plan.user == User::Job).then(|| Filter::of_jobs(plan.ip));
     let cell = agent.jail_of(plan.user).map(|jail| Cell { jail, cwd: &plan.cwd_in_tree });
+    if let (true, Some(cell)) = (plan.ip, &cell) {
+        cell.jail.raise_loopback()?;
+    }
     let launched = spawn::launch(Launch {
         programs: &plan.programs,
         argv: &plan.argv,
@@ -152,6 +159,8 @@ async fn in_group(
         filter: filter.as_ref(),
         cell,
         cpu_seconds: plan.limits.cpu_backstop_seconds(),
+        open_files: plan.limits.open_files(),
+        file_size_bytes: plan.limits.file_size_bytes,
     })
     .map_err(ExecError::Launch)?;
     let ended = agent.reaper().register(launched.pid);
@@ -173,6 +182,7 @@ async fn in_group(
     let supervisor = Supervisor { limits: &plan.limits, group, quota: agent.quota(), pid: launched.pid };
     let mut outcome = supervisor.watch(control, launched.report, ended, &mut output_over).await;
     outcome.ending = jail::status_of(&launched.status).unwrap_or(outcome.ending);
+    outcome.limit = outcome.limit.or_else(|| plan.limits.told_by(outcome.ending));
     group.empty().await?;
     if let Some(feeding) = feeding {
         feeding.abort();

@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub(super) cwd_in_tree: CString,
     pub(super) user: User,
     pub(super) limits: Limits,
+    /// Whether it may use IP.
+    pub(super) ip: bool,
     /// 0 means an empty stdin.
     pub(super) stdin: u32,
     pub(super) stdout: u32,
@@ -69,6 +71,7 @@ impl Plan {
             cwd,
             user: User::try_from(exec.user).map_err(|_| PlanError::User(exec.user))?,
             limits: Limits::new(exec.limits, able)?,
+            ip: exec.ip,
             stdin: exec.stdin,
             stdout: exec.stdout,
             stderr: exec.stderr,

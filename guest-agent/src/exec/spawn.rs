@@ -43,6 +43,10 @@ pub(super) struct Launch<'a> {
     pub(super) cell: Option<Cell<'a>>,
     /// A backstop should the agent not get to run: CPU seconds of each process.
     pub(super) cpu_seconds: Option<u64>,
+    /// Open files of each process: the soft and the hard limit.
+    pub(super) open_files: (u64, u64),
+    /// Size of the largest file that each process may write.
+    pub(super) file_size_bytes: Option<u64>,
 }
 
 /// A jail, and where in it to be: the directory that `cwd` names was opened outside of it.

@@ -10,15 +10,18 @@
 use std::ptr;
 
 use libc::{
-    BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
-    SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, sock_filter, sock_fprog,
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W,
+    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, sock_filter, sock_fprog,
 };
 use rustix::io::Errno;
 
-/// Offsets in `struct seccomp_data` (linux/seccomp.h); of the first argument the low half, on little endian.
+/// Offsets in `struct seccomp_data` (linux/seccomp.h); of an argument the low half, on little endian.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
-const FIRST_ARGUMENT: u32 = 16;
+const ARGUMENTS: [u32; 3] = [16, 24, 32];
+
+/// What of a socket's type is no flag (linux/net.h: `SOCK_TYPE_MASK`).
+const SOCKET_TYPE: u32 = 0xf;
 
 /// linux/audit.h.
 #[cfg(target_arch = "x86_64")]
@@ -43,6 +46,7 @@ const KILL: u32 = SECCOMP_RET_KILL_PROCESS;
 const REFUSED: u32 = SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const NO_SUCH_CALL: u32 = SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 const NO_SUCH_FAMILY: u32 = SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32;
+const NO_SUCH_PROTOCOL: u32 = SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT as u32;
 
 /// As on a kernel that is too old: libc does without. What clone3 asks for is in memory, where no filter looks.
 const ABSENT: &[i64] =
@@ -117,13 +121,53 @@ const fn answer(action: u32) -> sock_filter {
     sock_filter { code: (BPF_RET | BPF_K) as u16, jt: 0, jf: 0, k: action }
 }
 
+const fn keep(bits: u32) -> sock_filter {
+    sock_filter { code: (BPF_ALU | BPF_AND | BPF_K) as u16, jt: 0, jf: 0, k: bits }
+}
+
+/// Which sockets may be made. Comes after the call's number was loaded, and answers where it is one of these calls;
+/// else it is passed through with the number still loaded.
+fn sockets(ip: bool) -> Vec<sock_filter> {
+    let [family, kind, protocol] = ARGUMENTS.map(load);
+    let pair = [
+        jump(BPF_JEQ, libc::SYS_socketpair as u32, 0, 4),
+        family,
+        jump(BPF_JEQ, libc::AF_UNIX as u32, 0, 1),
+        answer(ALLOW),
+        answer(NO_SUCH_FAMILY),
+    ];
+    let local = [family, jump(BPF_JEQ, libc::AF_UNIX as u32, 0, 1), answer(ALLOW)];
+    let other = [answer(NO_SUCH_FAMILY)];
+    // TCP and UDP: no raw sockets, whose packets say what they like, and none of the rarer protocols.
+    let internet = [
+        jump(BPF_JEQ, libc::AF_INET as u32, 2, 0),
+        jump(BPF_JEQ, libc::AF_INET6 as u32, 1, 0),
+        answer(NO_SUCH_FAMILY),
+        kind,
+        keep(SOCKET_TYPE),
+        jump(BPF_JEQ, libc::SOCK_STREAM as u32, 2, 0),
+        jump(BPF_JEQ, libc::SOCK_DGRAM as u32, 1, 0),
+        answer(REFUSED),
+        protocol,
+        jump(BPF_JEQ, 0, 2, 0),
+        jump(BPF_JEQ, libc::IPPROTO_TCP as u32, 1, 0),
+        jump(BPF_JEQ, libc::IPPROTO_UDP as u32, 0, 1),
+        answer(ALLOW),
+        answer(NO_SUCH_PROTOCOL),
+    ];
+    let rest: &[sock_filter] = if ip { &internet } else { &other };
+    let single: Vec<_> = local.iter().chain(rest).copied().collect();
+    let skip = jump(BPF_JEQ, libc::SYS_socket as u32, 0, single.len() as u8);
+    pair.into_iter().chain([skip]).chain(single).collect()
+}
+
 /// A filter, ready to be put on.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// The filter of every job.
-    pub(crate) fn of_jobs() -> Self {
+    /// The filter of every job; `ip` lets it have TCP and UDP.
+    pub(crate) fn of_jobs(ip: bool) -> Self {
         let head = [
             load(ARCHITECTURE),
             jump(BPF_JEQ, OWN_ARCHITECTURE, 1, 0),
@@ -137,20 +181,14 @@ impl Filter {
         let call = |number: i64, action| [jump(BPF_JEQ, number as u32, 0, 1), answer(action)];
         let absent = ABSENT.iter().flat_map(|number| call(*number, NO_SUCH_CALL));
         let denied = DENIED.iter().flat_map(|number| call(*number, REFUSED));
-        let by_argument = [
-            jump(BPF_JEQ, libc::SYS_socket as u32, 1, 0),
-            jump(BPF_JEQ, libc::SYS_socketpair as u32, 0, 4),
-            load(FIRST_ARGUMENT),
-            jump(BPF_JEQ, libc::AF_UNIX as u32, 1, 0),
-            answer(NO_SUCH_FAMILY),
-            answer(ALLOW),
+        let clones = [
             jump(BPF_JEQ, libc::SYS_clone as u32, 0, 3),
-            load(FIRST_ARGUMENT),
+            load(ARGUMENTS[0]),
             jump(BPF_JSET, NAMESPACES, 0, 1),
             answer(REFUSED),
             answer(ALLOW),
         ];
-        Self(head.into_iter().chain(absent).chain(denied).chain(by_argument).collect())
+        Self(head.into_iter().chain(absent).chain(denied).chain(sockets(ip)).chain(clones).collect())
     }
 
     /// Puts it on this process and all that it starts, for good. Needs no_new_privs. Only system calls.
@@ -169,8 +207,8 @@ mod tests {
     use super::*;
 
     /// Runs the filter as the kernel would.
-    fn verdict(architecture: u32, number: i64, argument: u32) -> u32 {
-        let filter = Filter::of_jobs().0;
+    fn verdict(ip: bool, architecture: u32, number: i64, arguments: [u32; 3]) -> u32 {
+        let filter = Filter::of_jobs(ip).0;
         let (mut at, mut loaded) = (0usize, 0u32);
         loop {
             let step = filter[at];
@@ -181,11 +219,12 @@ mod tests {
                 code if code == BPF_JMP | BPF_JEQ | BPF_K => at += jump(loaded == step.k),
                 code if code == BPF_JMP | BPF_JGE | BPF_K => at += jump(loaded >= step.k),
                 code if code == BPF_JMP | BPF_JSET | BPF_K => at += jump(loaded & step.k != 0),
+                code if code == BPF_ALU | BPF_AND | BPF_K => loaded &= step.k,
                 _ => {
                     loaded = match step.k {
                         NUMBER => number as u32,
                         ARCHITECTURE => architecture,
-                        _ => argument,
+                        at => arguments[ARGUMENTS.iter().position(|argument| *argument == at).unwrap()],
                     }
                 }
             }
@@ -193,7 +232,13 @@ mod tests {
     }
 
     fn own(number: i64, argument: u32) -> u32 {
-        verdict(OWN_ARCHITECTURE, number, argument)
+        // What nobody asks for must not make a difference.
+        verdict(false, OWN_ARCHITECTURE, number, [argument, libc::SOCK_STREAM as u32, 0])
+    }
+
+    fn socket(ip: bool, family: i32, kind: i32, protocol: i32) -> u32 {
+        let arguments = [family, kind, protocol].map(|argument| argument as u32);
+        verdict(ip, OWN_ARCHITECTURE, libc::SYS_socket, arguments)
     }
 
     #[test]
@@ -202,6 +247,46 @@ mod tests {
             assert_eq!(own(call, libc::AF_UNIX as u32), ALLOW);
             for family in [libc::AF_VSOCK, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET] {
                 assert_eq!(own(call, family as u32), NO_SUCH_FAMILY);
+            }
+        }
+    }
+
+    #[test]
+    fn with_ip_tcp_and_udp_pass_and_nothing_else() {
+        let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            for (kind, protocol) in [
+                (libc::SOCK_STREAM, 0),
+                (libc::SOCK_STREAM | flags, libc::IPPROTO_TCP),
+                (libc::SOCK_DGRAM, 0),
+                (libc::SOCK_DGRAM | flags, libc::IPPROTO_UDP),
+            ] {
+                assert_eq!(socket(true, family, kind, protocol), ALLOW);
+                assert_eq!(socket(false, family, kind, protocol), NO_SUCH_FAMILY);
+            }
+            for kind in [libc::SOCK_RAW, libc::SOCK_SEQPACKET, libc::SOCK_RAW | flags, 0] {
+                assert_eq!(socket(true, family, kind, 0), REFUSED);
+            }
+            for protocol in [libc::IPPROTO_ICMP, libc::IPPROTO_RAW, libc::IPPROTO_SCTP, 262] {
+                assert_eq!(socket(true, family, libc::SOCK_DGRAM, protocol), NO_SUCH_PROTOCOL);
+            }
+        }
+        assert_eq!(socket(true, libc::AF_UNIX, libc::SOCK_SEQPACKET, 0), ALLOW);
+        let open = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+        for family in (0..64).filter(|family| !open.contains(family)) {
+            assert_eq!(socket(true, family, libc::SOCK_STREAM, 0), NO_SUCH_FAMILY, "family {family}");
+            assert_eq!(socket(false, family, libc::SOCK_STREAM, 0), NO_SUCH_FAMILY, "family {family}");
+        }
+        let pair = |family| verdict(true, OWN_ARCHITECTURE, libc::SYS_socketpair, [family as u32, 1, 0]);
+        assert_eq!((pair(libc::AF_UNIX), pair(libc::AF_INET)), (ALLOW, NO_SUCH_FAMILY));
+    }
+
+    #[test]
+    fn with_ip_everything_else_is_as_without() {
+        for call in (0..500).filter(|call| *call != libc::SYS_socket) {
+            for argument in [0, 1, 2, 17, u32::MAX, NAMESPACES] {
+                let of = |ip| verdict(ip, OWN_ARCHITECTURE, call, [argument; 3]);
+                assert_eq!(of(true), of(false), "call {call} with {argument}");
             }
         }
     }
@@ -230,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_foreign_abi_is_the_end() {
-        assert_eq!(verdict(0x4000_0003, 102, 1), KILL, "i386's socketcall");
+        assert_eq!(verdict(true, 0x4000_0003, 102, [1; 3]), KILL, "i386's socketcall");
         assert_eq!(own(i64::from(FOREIGN_NUMBERS) + libc::SYS_socket, 1), KILL, "x32");
         assert_eq!(own(-1, 0), NO_SUCH_CALL);
     }

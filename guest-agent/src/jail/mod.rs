@@ -11,7 +11,8 @@ mod mounts;
 
 use std::{
     fs::File,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    sync::OnceLock,
 };
 
 pub(crate) use filter::Filter;
@@ -31,6 +32,8 @@ const CAPABILITIES_MAX: libc::c_int = 64;
 pub(crate) enum JailError {
     #[error("making the jails' network namespace")]
     Network(#[source] std::io::Error),
+    #[error("raising the loopback of the jails' network namespace")]
+    Loopback(#[source] std::io::Error),
     #[error("{what}, which every jail shows")]
     Template { what: &'static str, source: Errno },
 }
@@ -39,13 +42,25 @@ pub(crate) enum JailError {
 #[derive(Debug)]
 pub(crate) struct Jail {
     network: OwnedFd,
+    /// Whether its loopback is up.
+    loopback: OnceLock<()>,
 }
 
 impl Jail {
     /// Makes what jails share. Once, as root, with a writable /run.
     pub(crate) fn prepare() -> Result<Self, JailError> {
         mounts::prepare()?;
-        Ok(Self { network: empty_network().map_err(JailError::Network)? })
+        let network = empty_network().map_err(JailError::Network)?;
+        Ok(Self { network, loopback: OnceLock::new() })
+    }
+
+    /// Lets commands that may use IP reach each other over the loopback.
+    pub(crate) fn raise_loopback(&self) -> Result<(), JailError> {
+        if self.loopback.get().is_none() {
+            in_network(&self.network, raise_loopback).map_err(JailError::Loopback)?;
+            let _ = self.loopback.set(());
+        }
+        Ok(())
     }
 
     /// Makes the world of a process that was just cloned with [`NAMESPACES`]. Only system calls.
@@ -55,6 +70,35 @@ impl Jail {
     pub(crate) fn enter(&self) -> Result<(), (u32, Errno)> {
         join(&self.network).map_err(|errno| (1, errno))?;
         mounts::enter().map_err(|(step, errno)| (step.saturating_add(1), errno))
+    }
+}
+
+/// Does `work` in a network namespace, in a thread that ends at once: the agent's own stays as it is.
+fn in_network(network: &OwnedFd, work: fn() -> std::io::Result<()>) -> std::io::Result<()> {
+    let done = std::thread::scope(|threads| {
+        threads.spawn(|| join(network).map_err(Into::into).and_then(|()| work())).join()
+    });
+    done.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()))
+}
+
+fn raise_loopback() -> std::io::Result<()> {
+    // SAFETY: takes plain numbers.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: just opened, and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: zero is a valid value of every field.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: reads a request that is ours.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

@@ -105,6 +105,8 @@ pub(super) async fn serve(
         controllers: ["cpu", "memory", "pids"].map(String::from).into(),
         awake,
         disk_quota: true,
+        file_limits: true,
+        ip: true,
         ..HelloReply::default()
     };
     let Ok((connection, _zero)) = hearth_wire::accept(io, hello).await else { return Ending::Quiet };

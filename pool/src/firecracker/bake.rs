@@ -193,6 +193,7 @@ fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: 
             kernel: request.image.kernel_version.clone(),
         },
         entry: runtime.entry.clone(),
+        languages: runtime.languages.clone(),
         files: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use hearth_schemas::guest::{
-    messages::{Exec, ExecLimits, Exited, Kill, User, reply, request},
+    messages::{Exec, ExecLimits, Exited, HelloReply, Kill, User, reply, request},
     mux::Direction,
 };
 use hearth_wire::{Sender, Stream, StreamReceiver};
@@ -33,6 +33,22 @@ pub struct Command {
     pub limits: ExecLimits,
     /// Who runs it.
     pub user: User,
+    /// Whether it may use IP.
+    pub ip: bool,
+}
+
+impl Command {
+    /// What of it an agent would ignore that is older than that.
+    fn unknown_to(&self, hello: &HelloReply) -> Option<&'static str> {
+        let ExecLimits { open_files, file_size_bytes, .. } = &self.limits;
+        [
+            (open_files.is_some() && !hello.file_limits, "the limit of open files"),
+            (file_size_bytes.is_some() && !hello.file_limits, "the limit of a file's size"),
+            (self.ip && !hello.ip, "commands that use IP"),
+        ]
+        .into_iter()
+        .find_map(|(unknown, what)| unknown.then_some(what))
+    }
 }
 
 /// A command that the agent was asked to run. Dropping it kills the command's whole tree.
@@ -48,7 +64,13 @@ pub struct Running {
 impl Session {
     /// Asks for a command to be run; `with_stdin` says whether it gets bytes or an empty stdin.
     /// Cancel safe: what was started is killed.
+    ///
+    /// # Errors
+    /// Among others [`SessionError::Unable`], before anything is asked.
     pub async fn exec(&self, command: Command, with_stdin: bool) -> Result<Running, SessionError> {
+        if let Some(what) = command.unknown_to(self.hello()) {
+            return Err(SessionError::Unable(what));
+        }
         let stdin = match with_stdin {
             true => Some(self.connection.open(Direction::Send).await?.sender),
             false => None,
@@ -64,6 +86,7 @@ impl Session {
             stderr: stderr.id(),
             limits: Some(command.limits),
             user: command.user.into(),
+            ip: command.ip,
         };
         let control = self.request(request::Body::Exec(exec)).await?;
         let (stdout, stderr) = (stdout.receiver, stderr.receiver);
@@ -138,5 +161,34 @@ impl Running {
                 () = &mut feed, if !fed => fed = true,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_old_agent_would_ignore_is_not_asked_of_it() {
+        let old = HelloReply::default();
+        let new = HelloReply { file_limits: true, ip: true, ..HelloReply::default() };
+        let command = |limits, ip| Command {
+            argv: vec!["true".into()],
+            env: BTreeMap::new(),
+            cwd: String::new(),
+            limits,
+            user: User::Job,
+            ip,
+        };
+        let open_files = ExecLimits { open_files: Some(64), ..ExecLimits::default() };
+        let file_size = ExecLimits { file_size_bytes: Some(1 << 20), ..ExecLimits::default() };
+        for (command, what) in [
+            (command(open_files, false), "the limit of open files"),
+            (command(file_size, false), "the limit of a file's size"),
+            (command(ExecLimits::default(), true), "commands that use IP"),
+        ] {
+            assert_eq!((command.unknown_to(&old), command.unknown_to(&new)), (Some(what), None));
+        }
+        assert_eq!(command(ExecLimits::default(), false).unknown_to(&old), None);
     }
 }

@@ -41,6 +41,9 @@ pub enum SessionError {
         /// The agent's words, cleaned of control characters.
         message: String,
     },
+    /// It would have ignored what it was asked to do.
+    #[error("the agent in this snapshot is too old for {0}; bake the runtime again")]
+    Unable(&'static str),
     /// An answer that does not belong to the question.
     #[error("the agent broke the protocol: {0}")]
     Protocol(&'static str),

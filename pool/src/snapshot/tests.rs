@@ -31,7 +31,8 @@ fn manifest(inputs_sha256: &str) -> Manifest {
         transport: Transport::VhostUserVsock,
         protocol_version: 1,
         machine: Machine { vcpus: 1, vm_memory_mib: 256, scratch_mib: 64, kernel: "6.1".to_owned() },
-        entry: Entry { file: "main.py".to_owned(), argv: vec!["python3".to_owned()] },
+        entry: Entry::new("main.py", ["python3"]),
+        languages: Default::default(),
         files: Vec::new(),
     }
 }

@@ -50,6 +50,7 @@ pub fn command(argv: &[&str]) -> Command {
         cwd: String::new(),
         limits: Default::default(),
         user: hearth_schemas::guest::messages::User::Job,
+        ip: false,
     }
 }
 

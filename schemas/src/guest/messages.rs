@@ -41,6 +41,13 @@ pub struct HelloReply {
     /// Whether this agent can hold a job to a quota of disk and files.
     #[prost(bool, tag = "7")]
     pub disk_quota: bool,
+    /// Whether this agent knows `open_files` and `file_size_bytes` of a command's limits. One that does not would
+    /// ignore them.
+    #[prost(bool, tag = "20")]
+    pub file_limits: bool,
+    /// Whether this agent can let a command use IP.
+    #[prost(bool, tag = "21")]
+    pub ip: bool,
 }
 
 /// Host to agent: the first message of a stream, which says what the stream is for.
@@ -420,6 +427,9 @@ pub struct Exec {
     /// Who runs it.
     #[prost(enumeration = "User", tag = "8")]
     pub user: i32,
+    /// Whether it may open IP sockets, in a network namespace whose loopback is up.
+    #[prost(bool, tag = "20")]
+    pub ip: bool,
 }
 
 /// Who runs a command.
@@ -456,6 +466,12 @@ pub struct ExecLimits {
     /// Files and directories on the scratch disk, uploads included. Needs a disk quota.
     #[prost(uint64, optional, tag = "7")]
     pub files: Option<u64>,
+    /// Open files of each process; absent means 1024, which it may raise itself. See [`HelloReply::file_limits`].
+    #[prost(uint64, optional, tag = "8")]
+    pub open_files: Option<u64>,
+    /// Size of the largest file that it may write, in bytes. See [`HelloReply::file_limits`].
+    #[prost(uint64, optional, tag = "9")]
+    pub file_size_bytes: Option<u64>,
 }
 
 /// Host to agent on the stream of an exec, after the request.
@@ -516,6 +532,8 @@ pub enum LimitHit {
     Disk = 6,
     /// `files`.
     Files = 7,
+    /// `file_size_bytes`: SIGXFSZ ended it. A write that only fails is the command's to deal with.
+    FileSize = 8,
 }
 
 /// What a command used, as the kernel counted it for the cgroup.

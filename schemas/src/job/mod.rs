@@ -14,7 +14,9 @@ pub use files::InputFile;
 pub use parse::{ParseError, Probe, is_name, parse, probe};
 pub use stages::{CaseRequest, Checker, Expect, FloatTolerance, Match, StageRequest};
 
-use crate::limits::{FILES_MAX, OUTPUT_GLOBS_MAX, PATH_MAX_BYTES, STAGES_MAX};
+use crate::limits::{
+    FILES_MAX, OPEN_FILES_MAX, OPEN_FILES_MIN, OUTPUT_GLOBS_MAX, PATH_MAX_BYTES, STAGES_MAX,
+};
 
 /// The only version of the job request that exists.
 pub const JOB_VERSION: u32 = 1;
@@ -42,9 +44,14 @@ pub struct JobRequest {
     /// The baked template to run in, such as `python`.
     #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,64}$"))]
     pub runtime: String,
-    /// Shorthand: one source text, run by the runtime's own entry command as a single stage named `run`.
+    /// Shorthand: one source text, run by the runtime's own entry command as a single stage named `run`, after one named
+    /// `compile` where the runtime compiles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// What `code` is written in, where the runtime knows more than one language. Absent means its first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,64}$"))]
+    pub language: Option<String>,
     /// Files to put into the working tree before the first stage.
     #[serde(default, deserialize_with = "objects::objects", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = FILES_MAX))]
@@ -99,6 +106,7 @@ impl JobRequest {
             id: None,
             runtime: runtime.into(),
             code: None,
+            language: None,
             files: Vec::new(),
             stages: Vec::new(),
             outputs: Vec::new(),
@@ -148,6 +156,16 @@ pub struct LimitsRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub files: Option<u64>,
+    /// Open files of each process; beyond it, opening one fails with EMFILE. Default: 1,024, which a process may raise
+    /// itself as far as 16,384.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = OPEN_FILES_MIN, max = OPEN_FILES_MAX))]
+    pub open_files: Option<u64>,
+    /// Size of each file that a process writes, in MiB; beyond it, writing fails with EFBIG and SIGXFSZ, which ends a
+    /// process that does not expect it. Default: what the disk takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub file_size_mib: Option<u64>,
 }
 
 impl LimitsRequest {

@@ -130,6 +130,8 @@ pub enum Cause {
     Enospc,
     /// `disk_limit`: no files left.
     Files,
+    /// `disk_limit`: one file grew larger than it may, and the kernel's SIGXFSZ ended the command.
+    FileSize,
     /// `output_limit`: standard output.
     Stdout,
     /// `output_limit`: standard error.

@@ -50,8 +50,11 @@ pub fn greeting_and_waking(golden: &mut Golden) {
         controllers,
         awake: true,
         disk_quota: true,
+        ..HelloReply::default()
     };
     golden.message("hello-reply", &hello);
+    let able = HelloReply { file_limits: true, ip: true, ..hello };
+    golden.message("hello-reply-file-limits", &able);
     request(golden, "ping", request::Body::Ping(Ping {}));
     reply(golden, "pong", reply::Body::Pong(Pong { monotonic_ns: 1_234_567_890_123 }));
     let identity = Some(Identity { cid: 7, port: 9001, token: u64::MAX });
@@ -131,6 +134,7 @@ pub fn commands(golden: &mut Golden) {
         output_bytes: Some(1 << 20),
         disk_bytes: Some(256 << 20),
         files: Some(1024),
+        ..ExecLimits::default()
     };
     let exec = Exec {
         argv: vec!["python3".into(), "main.py".into(), String::new()],
@@ -139,10 +143,14 @@ pub fn commands(golden: &mut Golden) {
         stdin: 1,
         stdout: 2,
         stderr: 3,
-        limits: Some(limits),
+        limits: Some(limits.clone()),
         user: User::Root.into(),
+        ..Exec::default()
     };
-    request(golden, "exec", request::Body::Exec(exec));
+    request(golden, "exec", request::Body::Exec(exec.clone()));
+    let limits = ExecLimits { open_files: Some(64), file_size_bytes: Some(5 << 30), ..limits };
+    let limited = Exec { limits: Some(limits), ip: true, ..exec };
+    request(golden, "exec-file-limits", request::Body::Exec(limited));
     let plain = Exec { argv: vec!["true".into()], stdout: 2, stderr: 3, ..Exec::default() };
     request(golden, "exec-plain", request::Body::Exec(plain));
     golden.message("kill", &Kill {});
@@ -172,6 +180,7 @@ pub fn commands(golden: &mut Golden) {
         LimitHit::Output,
         LimitHit::Disk,
         LimitHit::Files,
+        LimitHit::FileSize,
     ] {
         let killed = limit == LimitHit::None;
         let exited = Exited {

@@ -98,3 +98,38 @@ async fn the_disk_ends_where_the_job_was_told() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_grows_no_larger_than_it_may_and_no_more_are_open() {
+    with_python(1, async |worker| {
+        let head = |limits: Value| json!({"name": "head", "argv": ["head", "-c", "3M", "/dev/zero"], "limits": limits});
+        let grow = |script: &str| json!({"runtime": "python", "stages": [{
+            "name": "grow", "argv": ["sh", "-c", script], "limits": {"file_size_mib": 2, "wall_ms": 60_000}}]});
+        for (script, verdict, cause) in [
+            ("exec head -c 3M /dev/zero > large", Verdict::DiskLimit, Some(Cause::FileSize)),
+            ("exec head -c 3M /dev/zero > /dev/shm/large", Verdict::DiskLimit, Some(Cause::FileSize)),
+            // What kills a child is the child's; its parent says what comes of that.
+            ("head -c 3M /dev/zero > large; echo ended by $?; stat -c %s large", Verdict::Accepted, None),
+            ("exec head -c 2M /dev/zero > large", Verdict::Accepted, None),
+            ("kill -XFSZ $$", Verdict::DiskLimit, Some(Cause::FileSize)),
+        ] {
+            let result = worker.run(&grow(script)).await.unwrap();
+            assert_eq!((result.verdict, result.cause), (Some(verdict), cause), "{script}: {result:#?}");
+        }
+        let result = worker.run(&json!({"runtime": "python", "stages": [head(json!({"file_size_mib": 1}))]})).await;
+        assert_eq!(result.unwrap().verdict, Some(Verdict::OutputLimit), "a pipe is no file");
+        let python = "import errno\ntry:\n  with open('large', 'wb') as f: f.write(bytes(3 << 20))\n\
+                      except OSError as e: print(errno.errorcode[e.errno])";
+        let ignored = self::python(worker, python, json!({"file_size_mib": 2})).await;
+        assert_eq!((ignored.verdict, stdout(only(&ignored))), (Some(Verdict::Accepted), "EFBIG\n".to_owned()));
+        let opens = "import errno, os\nn = 0\ntry:\n  while True: os.open('/dev/null', os.O_RDONLY); n += 1\n\
+                     except OSError as e: print(n, errno.errorcode[e.errno])";
+        for (limits, opened) in [(json!({"open_files": 64}), "61 EMFILE\n"), (json!({}), "1021 EMFILE\n")] {
+            let result = self::python(worker, opens, limits).await;
+            assert_eq!((result.verdict, stdout(only(&result))), (Some(Verdict::Accepted), opened.to_owned()));
+        }
+        let fewest = self::python(worker, "print('runs')", json!({"open_files": 16})).await;
+        assert_eq!((fewest.verdict, stdout(only(&fewest))), (Some(Verdict::Accepted), "runs\n".to_owned()));
+    })
+    .await;
+}

@@ -8,6 +8,7 @@
     reason = "a test may"
 )]
 
+mod code;
 mod command;
 mod crash;
 mod evil;

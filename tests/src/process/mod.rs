@@ -96,6 +96,9 @@ pub fn run_dir() -> Result<TempDir> {
 
 /// What processes offer to jobs.
 pub fn offers() -> BTreeMap<String, Offer> {
-    let entry = Entry { file: "main.sh".into(), argv: vec!["bash".into(), "main.sh".into()] };
-    BTreeMap::from([(RUNTIME.to_owned(), Offer { vm_memory_mib: 256, scratch_mib: 512, entry })])
+    let entry = Entry::new("main.sh", ["bash", "main.sh"]);
+    BTreeMap::from([(
+        RUNTIME.to_owned(),
+        Offer { vm_memory_mib: 256, scratch_mib: 512, entry, languages: BTreeMap::new() },
+    )])
 }

@@ -1,7 +1,10 @@
 //! What a stage may use: its own limit, else the job's, else the operator's default, within what the runtime offers.
 
 use hearth_schemas::{
-    guest::messages::ExecLimits, job::LimitsRequest, limits::AGENT_RESERVE_MIB, result::Refusal,
+    guest::messages::ExecLimits,
+    job::LimitsRequest,
+    limits::{AGENT_RESERVE_MIB, OPEN_FILES_MAX, OPEN_FILES_MIN},
+    result::Refusal,
 };
 
 use super::{
@@ -29,6 +32,10 @@ pub struct Limits {
     pub disk_bytes: u64,
     /// Files and directories on the scratch disk, uploads included.
     pub files: u64,
+    /// Open files of each process, where the job limits them.
+    pub open_files: Option<u64>,
+    /// Bytes of each file that is written, where the job limits them.
+    pub file_size_bytes: Option<u64>,
 }
 
 impl Limits {
@@ -42,6 +49,8 @@ impl Limits {
             output_bytes: Some(self.output_bytes),
             disk_bytes: Some(self.disk_bytes),
             files: Some(self.files),
+            open_files: self.open_files,
+            file_size_bytes: self.file_size_bytes,
         }
     }
 }
@@ -55,15 +64,20 @@ pub(super) fn resolve(
     runtime: &str,
     terms: &LimitTerms,
 ) -> Result<Limits, Refusal> {
-    let pick = |field: &str, of: fn(&LimitsRequest) -> Option<u64>, min: u64, bound: Bound, why: &str| {
-        let mut value = bound.default.min(bound.max);
+    // What nobody asks for stays open: the kernel's own bounds hold.
+    let asked = |field: &str, of: fn(&LimitsRequest) -> Option<u64>, min: u64, max: u64, why: &str| {
+        let mut value = None;
         if let Some(asked) = of(job) {
-            value = within(format!("limits.{field}"), asked, min, bound.max, why)?;
+            value = Some(within(format!("limits.{field}"), asked, min, max, why)?);
         }
         if let Some(asked) = of(stage) {
-            value = within(format!("stages[{index}].limits.{field}"), asked, min, bound.max, why)?;
+            value = Some(within(format!("stages[{index}].limits.{field}"), asked, min, max, why)?);
         }
-        Ok::<u64, Refusal>(value)
+        Ok::<Option<u64>, Refusal>(value)
+    };
+    let pick = |field: &str, of: fn(&LimitsRequest) -> Option<u64>, min: u64, bound: Bound, why: &str| {
+        let value = asked(field, of, min, bound.max, why)?;
+        Ok::<u64, Refusal>(value.unwrap_or(bound.default.min(bound.max)))
     };
     let (memory, disk) = (offer.vm_memory_mib, offer.scratch_mib);
     let memory_max = memory.saturating_sub(AGENT_RESERVE_MIB);
@@ -81,6 +95,8 @@ pub(super) fn resolve(
     let disk = Bound { default: terms.disk_default_mib, max: disk };
     let disk_mib = pick("disk_mib", |limits| limits.disk_mib, 1, disk, &disk_why)?;
     let files = pick("files", |limits| limits.files, 1, terms.files, "")?;
+    let open_files = asked("open_files", |limits| limits.open_files, OPEN_FILES_MIN, OPEN_FILES_MAX, "")?;
+    let file_size_mib = asked("file_size_mib", |limits| limits.file_size_mib, 1, disk.max, &disk_why)?;
     Ok(Limits {
         wall_ms,
         cpu_ms,
@@ -89,6 +105,8 @@ pub(super) fn resolve(
         processes,
         disk_bytes: disk_mib.saturating_mul(1024 * 1024),
         files,
+        open_files,
+        file_size_bytes: file_size_mib.map(|mib| mib.saturating_mul(1024 * 1024)),
     })
 }
 

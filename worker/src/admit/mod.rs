@@ -1,6 +1,7 @@
 //! From a request to a job, or to a refusal that names the field and what is allowed. Pure: it knows what intake
 //! tells it and nothing else. What is admitted needs no further checks of its shape.
 
+mod code;
 mod command;
 mod digest;
 mod files;
@@ -11,21 +12,19 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use hearth_schemas::{
-    job::{InputFile, JOB_VERSION, JobRequest, Lane, StageRequest, is_name},
-    limits::{METADATA_MAX_BYTES, OUTPUT_GLOBS_MAX, STAGES_MAX},
+    job::{JOB_VERSION, JobRequest, Lane, LimitsRequest, StageRequest, is_name},
+    limits::{METADATA_MAX_BYTES, OUTPUT_GLOBS_MAX},
     paths::check_glob,
     result::{Refusal, RefusalCode},
 };
 
+pub use code::{CODE_STAGE, COMPILE_STAGE};
 pub use command::base_env;
 pub use files::JobFile;
 pub use limits::Limits;
 pub use terms::{Bound, LimitTerms, Offer, Producer, Terms};
 
 use crate::ledger::JobKey;
-
-/// The stage that the `code` shorthand becomes.
-pub const CODE_STAGE: &str = "run";
 
 /// A job that was admitted: everything checked, decoded and resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,9 +85,9 @@ pub fn admit(mut request: JobRequest, terms: &Terms, producer: &Producer<'_>) ->
     outputs(&request.outputs)?;
     let deadline = deadline(request.deadline_ms, terms)?;
     metadata(&request.metadata)?;
-    let (request_files, request_stages) = shorthand(&mut request, offer)?;
-    let stages = stages(request_stages, &request, offer, terms)?;
-    let files = files::files(request_files, request.code.is_some())?;
+    let written = code::written_out(&mut request, offer)?;
+    let stages = stages(written.stages, &request, offer, terms)?;
+    let files = files::files(written.files, request.code.is_some())?;
     Ok(Job {
         key,
         digest,
@@ -193,35 +192,6 @@ fn metadata(metadata: &serde_json::Map<String, serde_json::Value>) -> Result<(),
     Ok(())
 }
 
-/// The files and stages of a request, `code` written out as one file and one stage. The file goes last, so that the
-/// indices of the others stay those of the request.
-fn shorthand(
-    request: &mut JobRequest,
-    offer: &Offer,
-) -> Result<(Vec<InputFile>, Vec<StageRequest>), Refusal> {
-    let mut files = std::mem::take(&mut request.files);
-    let mut stages = std::mem::take(&mut request.stages);
-    match (&mut request.code, stages.len()) {
-        (Some(_), 1..) => {
-            return Err(invalid("code", "`code` and `stages` together; allowed is one of them"));
-        }
-        (None, 0) => {
-            let message = format!("there are none; allowed are 1 to {STAGES_MAX}, or `code` instead");
-            return Err(invalid("stages", message));
-        }
-        (None, 1..=STAGES_MAX) => {}
-        (None, many) => {
-            return Err(invalid("stages", format!("{many} stages; allowed are 1 to {STAGES_MAX}")));
-        }
-        (Some(code), 0) => {
-            files.push(InputFile::text(offer.entry.file.clone(), std::mem::take(code)));
-            let argv = offer.entry.argv.clone();
-            stages.push(StageRequest { name: CODE_STAGE.to_owned(), argv, ..StageRequest::default() });
-        }
-    }
-    Ok((files, stages))
-}
-
 fn stages(
     requests: Vec<StageRequest>,
     job: &JobRequest,
@@ -230,8 +200,9 @@ fn stages(
 ) -> Result<Vec<Stage>, Refusal> {
     let mut stages: Vec<Stage> = Vec::with_capacity(requests.len());
     for (index, request) in requests.into_iter().enumerate() {
-        let limits =
-            limits::resolve(&job.limits, index, &request.limits, offer, &job.runtime, &terms.limits)?;
+        let compiles = job.code.is_some() && request.name == COMPILE_STAGE;
+        let of_job = if compiles { &LimitsRequest::default() } else { &job.limits };
+        let limits = limits::resolve(of_job, index, &request.limits, offer, &job.runtime, &terms.limits)?;
         let stage = command::stage(index, request, limits)?;
         if let Some(first) = stages.iter().position(|earlier| earlier.name == stage.name) {
             let message = format!("`{}` is the name of stages[{first}]; allowed is a name once", stage.name);

@@ -38,6 +38,8 @@ pub struct Offer {
     pub scratch_mib: u64,
     /// How it runs `code`.
     pub entry: Entry,
+    /// How it runs `code` of other languages, by name.
+    pub languages: BTreeMap<String, Entry>,
 }
 
 impl From<&Manifest> for Offer {
@@ -46,6 +48,7 @@ impl From<&Manifest> for Offer {
             vm_memory_mib: manifest.machine.vm_memory_mib,
             scratch_mib: manifest.machine.scratch_mib,
             entry: manifest.entry.clone(),
+            languages: manifest.languages.clone(),
         }
     }
 }

@@ -41,6 +41,7 @@ async fn run_command(
         cwd: stage.cwd.clone(),
         limits: limits.clone(),
         user: User::Job,
+        ip: false,
     };
     let (mut stdout, mut stderr) = (Capture::default(), Capture::default());
     let wall = Duration::from_millis(limits.wall_ms.unwrap_or(0));

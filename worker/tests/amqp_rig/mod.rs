@@ -83,7 +83,8 @@ impl Setup {
         let offer = Offer {
             vm_memory_mib: 384,
             scratch_mib: 512,
-            entry: Entry { file: "main.py".into(), argv: vec!["python3".into(), "main.py".into()] },
+            entry: Entry::new("main.py", ["python3", "main.py"]),
+            languages: BTreeMap::new(),
         };
         BTreeMap::from([("python".to_owned(), offer)])
     }

@@ -172,7 +172,8 @@ pub fn offer(command: &str) -> Offer {
     Offer {
         vm_memory_mib: 384,
         scratch_mib: 512,
-        entry: Entry { file: "main.py".into(), argv: vec![command.into(), "main.py".into()] },
+        entry: Entry::new("main.py", [command, "main.py"]),
+        languages: BTreeMap::new(),
     }
 }
 

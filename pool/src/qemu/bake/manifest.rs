@@ -31,6 +31,7 @@ pub(super) fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protoco
             kernel: request.image.kernel_version.clone(),
         },
         entry: runtime.entry.clone(),
+        languages: runtime.languages.clone(),
         files: Vec::new(),
     }
 }

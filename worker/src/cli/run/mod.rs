@@ -38,7 +38,7 @@ use crate::config::Config;
     echo '{\"runtime\":\"python\",\"code\":\"print(1)\"}' | hearth run -\n  \
     echo 'print(1)' | hearth run - --runtime python")]
 pub struct Arguments {
-    /// A job (.json), a source file (.py, .c, .js, .sh), or `-` for a job on standard input
+    /// A job (.json), a source file (.py, .c, .cpp, .js, .sh), or `-` for a job on standard input
     #[arg(value_name = "JOB")]
     job: PathBuf,
     /// The runtime of a source file
@@ -109,6 +109,7 @@ fn terms(runtimes: &Runtimes) -> Terms {
         vm_memory_mib: runtime.vm_memory_mib,
         scratch_mib: runtime.scratch_mib,
         entry: runtime.entry.clone(),
+        languages: runtime.languages.clone(),
     };
     Terms::new(runtimes.iter().map(|runtime| (runtime.name.clone(), offer(runtime))).collect())
 }

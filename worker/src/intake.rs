@@ -24,8 +24,10 @@ pub struct Intake {
     pub terms: Terms,
     /// Tenants by the broker's user; whoever is not in it is [`DEFAULT_TENANT`].
     pub tenants: BTreeMap<String, String>,
-    /// Users whose requests may name any tenant. In one process, where there is no user, everybody may.
+    /// Users whose requests may name any tenant.
     pub trusted: Vec<String>,
+    /// Whether a request may name any tenant that does not say whose it is: in one process, where there is no user.
+    pub trusts_unnamed: bool,
     /// How much of each tenant may run.
     pub quotas: Quotas,
     /// This worker's name.
@@ -41,6 +43,7 @@ impl Intake {
             terms,
             tenants: BTreeMap::new(),
             trusted: Vec::new(),
+            trusts_unnamed: true,
             quotas: Quotas::default(),
             worker: worker.into(),
             reply: None,
@@ -57,7 +60,10 @@ impl Intake {
         let producer = Producer {
             fallback_id,
             tenant: tenant.map_or(DEFAULT_TENANT, String::as_str),
-            may_name_tenant: properties.user_id.as_ref().is_none_or(|user| self.trusted.contains(user)),
+            may_name_tenant: match &properties.user_id {
+                Some(user) => self.trusted.contains(user),
+                None => self.trusts_unnamed,
+            },
         };
         let admitted = parse(body)
             .map_err(Refusal::from)

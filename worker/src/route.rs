@@ -89,6 +89,7 @@ pub fn registration(job: &Job, properties: &Properties, quotas: &Quotas) -> Regi
         deadline_unix_ms: Some(due_unix_ms(job, properties)),
         route: Route::new(job, properties).encode(),
         limits: quotas.of(&job.key.tenant),
+        shards: 0,
     }
 }
 

@@ -176,6 +176,7 @@ fn intake(settings: &Settings, name: &str, offers: &BTreeMap<String, Offer>) -> 
         terms,
         tenants: settings.tenants.clone(),
         trusted: settings.trusted.clone(),
+        trusts_unnamed: settings.trusts_unnamed,
         quotas: settings.quotas.clone(),
         worker: name.to_owned(),
         reply: Some(rule),

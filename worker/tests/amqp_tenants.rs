@@ -18,9 +18,12 @@ use std::{
 };
 
 use amqp_rig::{Producer, Setup, job, shared_ledger::SharedLedger};
-use broker::{names, redis::Redis, until, vhost};
+use broker::{names, redis::Redis, until, until_within, vhost};
 use hearth_schemas::result::{JobResult, Verdict};
-use hearth_worker::ledger::{Ledger, Quotas, Rate, TenantLimits};
+use hearth_worker::{
+    amqp::names::shard,
+    ledger::{Ledger, Quotas, Rate, TenantLimits},
+};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -131,4 +134,39 @@ async fn a_drained_worker_gives_back_what_waits_for_its_tenant() {
     assert!(results.values().all(|result| result.attempt == 1));
     second.drain().await;
     assert_eq!((setup.ran().len(), producer.left().await), (6, 0));
+}
+
+/// Fair share inside a lane, with tenants that would wait in one queue if there were no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_jobs_start_within_ten_job_lengths_of_a_tenant_whose_many_wait() {
+    let (Some(vhost), Some(redis)) = (vhost(), Redis::start().await) else { return };
+    let ledger = SharedLedger::Redis(redis.ledger().await);
+    let setup = Setup { ledger, slots: 4, shards: 4, ..Setup::new(&vhost.endpoint, &names()) };
+    let few = (0..).map(|n| format!("few{n}")).find(|few| shard(few, 4) == shard("many", 4)).unwrap();
+    let many = if broker::full() { 100_000 } else { 5_000 };
+    let worker = setup.worker("w1").await;
+    let producer = setup.producer().await;
+    let began = Instant::now();
+    producer.send_many((0..many).map(|n| of("many", &format!("many-{n}"), "400ms"))).await;
+    let sent = began.elapsed();
+    let intake = setup.names.intake();
+    until_within("all of them wait", Duration::from_secs(600), async || {
+        producer.client.count(&intake).await == 0
+    })
+    .await;
+    println!("{many} jobs sent in {sent:?}, parked after {:?}", began.elapsed());
+    let (ran_before, asked) = (setup.ran().len(), Instant::now());
+    for n in 0..10 {
+        producer.send(&of(&few, &format!("few-{n}"), &format!("few-{n}"))).await;
+    }
+    until("ten have started", async || (0..10).all(|n| setup.ran_times(&format!("few-{n}")) == 1)).await;
+    let ran = setup.ran();
+    let last = ran.iter().rposition(|ran| ran.starts_with("few-")).unwrap();
+    println!("ten started within {:?} and {} starts", asked.elapsed(), last + 1 - ran_before);
+    assert!(
+        last < ran_before + 10 * 4,
+        "ten job lengths on four VMs are 40 starts: {:?}",
+        &ran[ran_before..]
+    );
+    worker.kill().await;
 }

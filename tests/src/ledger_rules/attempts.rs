@@ -93,7 +93,7 @@ pub async fn a_cancel_may_come_before_the_job_and_may_be_too_late<B: Backing>(ba
     let key = job("t", "1");
     assert_eq!(one.cancel(&key).await.unwrap(), Cancel::Marked);
     let registered = two.register(&key, "digest", &Registration::default()).await.unwrap();
-    assert_eq!(registered, Registered::Waiting { cancelled: true });
+    assert_eq!(registered, Registered::Waiting { cancelled: true, shard: 0 });
     let Begun::Begun { token, cancelled: true, .. } = two.begin(&key, "digest", "w").await.unwrap() else {
         panic!("the cancel was forgotten")
     };

@@ -61,6 +61,7 @@ pub fn due_in(ms: i64) -> Registration {
         deadline_unix_ms: Some(deadline.try_into().unwrap()),
         route: Bytes::from_static(b"\x00route"),
         limits: TenantLimits::default(),
+        shards: 0,
     }
 }
 
@@ -98,6 +99,7 @@ macro_rules! ledger_rules {
             a_cancel_may_come_before_the_job_and_may_be_too_late
             a_tenant_runs_no_more_jobs_than_it_may
             a_tenants_jobs_begin_no_faster_than_they_may
+            tenants_wait_apart_while_there_are_shards_enough
             an_overdue_job_that_waits_is_seized_once_and_ended
             an_overdue_job_that_runs_is_left_to_its_owner_for_a_while
             a_cancelled_job_that_nobody_runs_can_be_ended_at_once

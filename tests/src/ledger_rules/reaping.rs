@@ -68,7 +68,7 @@ pub async fn a_cancelled_job_that_nobody_runs_can_be_ended_at_once<B: Backing>(b
     let [one, two] = backing.ledgers();
     for id in ["waits", "runs"] {
         let registered = one.register(&job("t", id), "digest", &due_in(60_000)).await.unwrap();
-        assert_eq!(registered, Registered::Waiting { cancelled: false });
+        assert_eq!(registered, Registered::Waiting { cancelled: false, shard: 0 });
     }
     let token = begin(one, &job("t", "runs"), "w").await;
     assert_eq!(seize(two, "waits").await, None);

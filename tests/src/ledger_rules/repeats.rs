@@ -66,7 +66,7 @@ pub async fn a_redelivery_after_the_commit_gets_the_same_bytes<B: Backing>(backi
 pub async fn a_resubmission_of_a_waiting_job_changes_nothing<B: Backing>(backing: B) {
     let [one, two] = backing.ledgers();
     let key = job("t", "1");
-    let waiting = Registered::Waiting { cancelled: false };
+    let waiting = Registered::Waiting { cancelled: false, shard: 0 };
     assert_eq!(one.register(&key, "digest", &due_in(60_000)).await.unwrap(), waiting);
     let later = Registration { route: "another".into(), ..due_in(-1000) };
     assert_eq!(two.register(&key, "digest", &later).await.unwrap(), waiting);

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use hearth_worker::ledger::{Beat, Begun, Busy, Ledger, Rate, Registration, TenantLimits, Token};
+use hearth_worker::ledger::{
+    Beat, Begun, Busy, Ledger, Rate, Registered, Registration, Seized, TenantLimits, Token, shard,
+};
 use tokio::time::Instant;
 
-use super::{Backing, TAKEN_OVER_WITHIN, failed, job};
+use super::{Backing, TAKEN_OVER_WITHIN, begin, due_in, failed, job};
 use crate::wait::{until, until_some};
 
 fn limited(limits: TenantLimits) -> Registration {
@@ -77,4 +79,39 @@ pub async fn a_tenants_jobs_begin_no_faster_than_they_may<B: Backing>(backing: B
     until(TAKEN_OVER_WITHIN, "the rate is used up", used_up).await;
     ledgers[0].give_back(&tokens[0], failed("w", true)).await.unwrap();
     assert!(matches!(begin("t", 0).await, Begun::Begun { .. }), "an attempt that is not the first");
+}
+
+/// Each tenant with waiting jobs has a shard to itself, and keeps it as long as one of them waits.
+pub async fn tenants_wait_apart_while_there_are_shards_enough<B: Backing>(backing: B) {
+    let [one, two] = backing.ledgers();
+    let shards = 3;
+    // Tenants who would wait in the same place if each had it to itself.
+    let mut names = (0..).map(|n| format!("t{n}")).filter(|name| shard(name, shards) == 1);
+    let [a, b, c, d] = [(); 4].map(|()| names.next().unwrap());
+    let wait = async |tenant: &str, id: &str| {
+        let registration = Registration { shards, ..due_in(60_000) };
+        match one.register(&job(tenant, id), "digest", &registration).await.unwrap() {
+            Registered::Waiting { shard, cancelled: false } => shard,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([wait(&a, "1").await, wait(&a, "2").await, wait(&a, "2").await], [1, 1, 1]);
+    assert_eq!([wait(&b, "1").await, wait(&b, "2").await], [2, 2]);
+    assert_eq!([wait(&c, "1").await, wait(&b, "3").await], [0, 2]);
+    assert_eq!(wait(&d, "1").await, 0, "with whom the fewest wait");
+    begin(two, &job(&a, "1"), "w").await;
+    assert_eq!(wait(&a, "3").await, 1, "while one waits");
+    for id in ["2", "3"] {
+        begin(two, &job(&a, id), "w").await;
+    }
+    assert_eq!(wait("e", "1").await, 1, "a's is free again");
+    // One that is given back waits again; one that is ended without a run does not.
+    let token = begin(two, &job(&c, "1"), "w").await;
+    two.give_back(&token, failed("w", true)).await.unwrap();
+    assert_eq!(wait(&c, "1").await, 1, "e's has as few as d's, and home goes first");
+    for (tenant, id) in [(&b, "1"), (&b, "2"), (&b, "3")] {
+        one.cancel(&job(tenant, id)).await.unwrap();
+        assert!(matches!(two.seize(&job(tenant, id), "w").await.unwrap(), Seized::Seized(_)));
+    }
+    assert_eq!(wait(&a, "4").await, 2, "b's is free again");
 }

@@ -102,8 +102,8 @@ impl JobClient {
     /// What sends jobs, and what reads results; the connection lives as long as the first.
     pub fn split(self) -> (JobSender, Replies) {
         let Self { link, publishing, names, replies } = self;
-        let reply_to = replies.queue.clone();
-        (JobSender { link, publishing, jobs: names.jobs(), reply_to }, replies)
+        let (reply_to, user) = (replies.queue.clone(), link.endpoint().user());
+        (JobSender { link, publishing, jobs: names.jobs(), reply_to, user }, replies)
     }
 }
 
@@ -113,6 +113,7 @@ pub struct JobSender {
     publishing: Channel,
     jobs: String,
     reply_to: String,
+    user: Option<String>,
 }
 
 impl JobSender {
@@ -142,6 +143,10 @@ impl JobSender {
             .with_timestamp(unix_ms() / 1000);
         if let Some(queue) = reply_to {
             properties = properties.with_reply_to(short(queue));
+        }
+        // The broker vouches for it: whose job it is.
+        if let Some(user) = &self.user {
+            properties = properties.with_user_id(short(user));
         }
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let sent =

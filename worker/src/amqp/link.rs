@@ -30,6 +30,13 @@ impl Endpoint {
         Ok(Self(url.to_owned()))
     }
 
+    /// The user that the broker knows us by, where the address says so: by a certificate it may be another.
+    pub(crate) fn user(&self) -> Option<String> {
+        let uri = self.0.parse::<lapin::uri::AMQPUri>().ok()?;
+        let by_password = uri.query.auth_mechanism.is_none_or(|by| matches!(by.name(), "PLAIN" | "AMQPLAIN"));
+        by_password.then_some(uri.authority.userinfo.username)
+    }
+
     /// The address with its password.
     pub(crate) fn url(&self) -> &str {
         &self.0
@@ -130,6 +137,11 @@ impl Link {
     /// The connection is broken.
     pub async fn channel(&self) -> Result<Channel, LinkError> {
         self.connection.create_channel().await.map_err(|source| self.error(source))
+    }
+
+    /// Where it leads.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Puts an error of this connection into words.

@@ -7,6 +7,7 @@ pub mod declare;
 pub mod headers;
 pub mod link;
 pub mod names;
+pub mod permissions;
 pub mod publisher;
 pub mod reply;
 pub mod sink;

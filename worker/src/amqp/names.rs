@@ -2,6 +2,8 @@
 
 use hearth_schemas::job::Lane;
 
+pub use crate::ledger::shard;
+
 /// The lanes, the most urgent first.
 pub const LANES: [Lane; 3] = [Lane::Interactive, Lane::Normal, Lane::Batch];
 /// Run queues of one runtime and lane, unless configured otherwise.
@@ -41,6 +43,11 @@ impl Names {
             return Err(BadPrefix(prefix.chars().take(PREFIX_MAX_BYTES).collect()));
         }
         Ok(Self { prefix: prefix.to_owned() })
+    }
+
+    /// What every name begins with, before a dot.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     fn under(&self, name: &str) -> String {
@@ -98,13 +105,6 @@ impl Names {
     }
 }
 
-/// The shard of a tenant, the same for every worker of every version: FNV-1a, 32 bits, modulo the number of shards.
-pub fn shard(tenant: &str, shards: u16) -> u16 {
-    let hash =
-        tenant.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    u16::try_from(hash % u32::from(shards.max(1))).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,13 +122,5 @@ mod tests {
         for bad in ["", "a.b", "ä", "a b", &"x".repeat(101)] {
             assert!(Names::new(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_tenant_stays_on_its_shard_for_ever() {
-        assert_eq!([shard("", 16), shard("default", 16), shard("acme", 16)], [5, 14, 15]);
-        assert_eq!(shard("acme", 0), 0, "no shards count as one");
-        let used: std::collections::BTreeSet<_> = (0..200).map(|n| shard(&format!("t{n}"), 16)).collect();
-        assert_eq!(used.len(), 16);
     }
 }

@@ -4,6 +4,7 @@ use clap::Args;
 use hearth_worker::amqp::{
     declare::{apply, check},
     names::SHARDS,
+    permissions::Permissions,
     topology::Topology,
 };
 
@@ -21,18 +22,23 @@ use crate::config::Config;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     hearth topology                        what is needed, one line for each thing\n  \
+    hearth topology --permissions          which users the broker should let do what\n  \
     hearth topology --check --broker amqp://localhost\n  \
     hearth topology --apply --runtime python --runtime gcc")]
 pub struct Arguments {
     /// Say what is absent or different, and change nothing
-    #[arg(long, conflicts_with_all = ["apply", "print"])]
+    #[arg(long, conflicts_with_all = ["apply", "print", "permissions"])]
     check: bool,
     /// Declare it
-    #[arg(long, conflicts_with = "print")]
+    #[arg(long, conflicts_with_all = ["print", "permissions"])]
     apply: bool,
     /// Print it [default]
     #[arg(long)]
     print: bool,
+    /// Print what workers, producers and operators need: the patterns of `rabbitmqctl set_permissions`, configure, write
+    /// and read. Only workers may publish to anything but the exchange of jobs: what is in run queues is believed
+    #[arg(long, conflicts_with = "print")]
+    permissions: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -49,6 +55,14 @@ pub struct Arguments {
 /// Does what was asked.
 pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
     let names = arguments.broker.names()?;
+    if arguments.permissions {
+        let all = Permissions::all(&names);
+        match arguments.json {
+            true => output::json(&all, Style::Pretty)?,
+            false => output::line(&all.map(|one| one.to_string()).join("\n"))?,
+        }
+        return Ok(Exit::Accepted);
+    }
     let runtimes = match arguments.offered.is_empty() {
         true => super::runtimes(config)?.iter().map(|runtime| runtime.name.clone()).collect(),
         false => arguments.offered.clone(),

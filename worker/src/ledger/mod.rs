@@ -3,6 +3,7 @@
 mod limits;
 mod memory;
 mod redis;
+mod shards;
 
 use std::{
     fmt,
@@ -17,6 +18,7 @@ pub use self::{
     limits::{Busy, Quotas, Rate, TenantLimits},
     memory::MemoryLedger,
     redis::{RedisLedger, RedisLedgerConfig},
+    shards::shard,
 };
 
 /// Names a job: ids are unique within their tenant only.
@@ -56,6 +58,8 @@ pub struct Registration {
     pub route: Bytes,
     /// What the tenant may do, over all workers.
     pub limits: TenantLimits,
+    /// How many shards waiting jobs have; 0 for none.
+    pub shards: u16,
 }
 
 /// What a registration finds.
@@ -65,11 +69,15 @@ pub enum Registered {
     Waiting {
         /// Whether a cancel came before.
         cancelled: bool,
+        /// Where: its tenant's shard, which is the same while any of its jobs waits.
+        shard: u16,
     },
     /// Somebody runs it and was alive this long before its heartbeat lapses.
     Held {
         /// Look again then.
         lapses_in: Duration,
+        /// Where its message should wait until then.
+        shard: u16,
     },
     /// As for a begin.
     Committed(Bytes),

@@ -43,6 +43,8 @@ pub struct Settings {
     pub tenants: BTreeMap<String, String>,
     /// Users whose requests may name any tenant.
     pub trusted: Vec<String>,
+    /// Whether requests may name any tenant whose messages name no user.
+    pub trusts_unnamed: bool,
     /// How much of each tenant may run, over all workers.
     pub quotas: Quotas,
     /// Wall time of all stages of a job together, at most.
@@ -163,6 +165,7 @@ impl Settings {
             slots,
             tenants: tenants.users,
             trusted: tenants.trusted,
+            trusts_unnamed: tenants.trusts_unnamed,
             quotas: tenants.quotas,
             job_wall_max,
             deadline_ms: Bound { default, max },

@@ -17,6 +17,7 @@ const STARTS_MOST: i64 = 10_000_000;
 pub(super) struct Tenants {
     pub users: BTreeMap<String, String>,
     pub trusted: Vec<String>,
+    pub trusts_unnamed: bool,
     pub quotas: Quotas,
 }
 
@@ -24,10 +25,11 @@ pub(super) fn read(whole: &mut Table, overrides: Overrides<'_>, mistakes: &mut M
     let mut section = Section::take(whole, "tenants", overrides, mistakes);
     let users = section.field("users", mistakes, users).unwrap_or_default();
     let trusted = section.texts("trusted", mistakes).unwrap_or_default();
+    let trusts_unnamed = section.flag("trust_unnamed", false, mistakes);
     let default = section.field("default", mistakes, limits).unwrap_or_default();
     let tenants = section.field("limits", mistakes, by_tenant).unwrap_or_default();
     section.end(mistakes);
-    Tenants { users, trusted, quotas: Quotas { default, tenants } }
+    Tenants { users, trusted, trusts_unnamed, quotas: Quotas { default, tenants } }
 }
 
 fn users(value: &Value) -> Result<BTreeMap<String, String>, String> {

@@ -31,7 +31,7 @@ use hearth_worker::{
     reaper::reap,
     service::serve,
 };
-use lapin::BasicProperties;
+use lapin::{BasicProperties, options::BasicPublishOptions};
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
 
@@ -51,13 +51,19 @@ pub struct Setup {
     pub quotas: Quotas,
     /// Run queues of a runtime and lane.
     pub shards: u16,
+    /// Tenants by user.
+    pub tenants: BTreeMap<String, String>,
+    /// Who may name any tenant; everybody, unless said.
+    pub trusted: Option<Vec<String>>,
 }
 
 impl Setup {
     pub fn new(endpoint: &Endpoint, names: &Names) -> Self {
         let (ledger, log) = (SharedLedger::default(), Arc::default());
         let quotas = Quotas::default();
-        Self { endpoint: endpoint.clone(), names: names.clone(), ledger, log, slots: 2, quotas, shards: 2 }
+        let tenants = BTreeMap::from([("guest".to_owned(), "guests".to_owned())]);
+        let (endpoint, names) = (endpoint.clone(), names.clone());
+        Self { endpoint, names, ledger, log, slots: 2, quotas, shards: 2, tenants, trusted: None }
     }
 
     /// A pool of fake VMs. Jobs whose input is `<n>ms` take so long.
@@ -93,9 +99,14 @@ impl Setup {
     pub fn service(&self, name: &str) -> (TestService, AmqpSource, JoinHandle<()>) {
         let (pool, terms) = (self.pool(name), Terms::new(Self::offers()));
         let rule = ReplyRule::new(self.names.clone(), vec!["*".into()]);
-        let tenants = BTreeMap::from([("guest".to_owned(), "guests".to_owned())]);
-        let (quotas, reply) = (self.quotas.clone(), Some(rule.clone()));
-        let intake = Intake { tenants, quotas, reply, ..Intake::embedded(terms, name) };
+        let intake = Intake {
+            tenants: self.tenants.clone(),
+            trusts_unnamed: self.trusted.is_none(),
+            trusted: self.trusted.clone().unwrap_or_default(),
+            quotas: self.quotas.clone(),
+            reply: Some(rule.clone()),
+            ..Intake::embedded(terms, name)
+        };
         let publisher = Publisher::new(self.endpoint.clone(), &format!("{name} results"));
         let sink = AmqpSink::new(publisher.clone(), self.names.clone(), rule);
         let service = Arc::new(Service::new(self.ledger.clone(), sink, pool, intake));
@@ -134,9 +145,7 @@ impl Setup {
 
     /// A producer. Start a worker first, so that there is something to publish to.
     pub async fn producer(&self) -> Producer {
-        let client = Client::new(&self.endpoint).await;
-        let replies = client.own_queue().await;
-        Producer { client, replies, names: self.names.clone(), shards: self.shards }
+        Producer::new(&self.endpoint, self).await
     }
 
     pub fn ran(&self) -> Vec<String> {
@@ -212,6 +221,13 @@ pub fn job(id: &str, input: &str) -> Value {
 }
 
 impl Producer {
+    /// One that comes as whoever the endpoint says.
+    pub async fn new(endpoint: &Endpoint, setup: &Setup) -> Self {
+        let client = Client::new(endpoint).await;
+        let replies = client.own_queue().await;
+        Self { client, replies, names: setup.names.clone(), shards: setup.shards }
+    }
+
     pub fn properties(&self) -> BasicProperties {
         BasicProperties::default().with_reply_to(self.replies.as_str().into())
     }
@@ -222,6 +238,26 @@ impl Producer {
 
     pub async fn send_bytes(&self, body: &[u8], properties: BasicProperties) {
         self.client.publish(&self.names.jobs(), "any key", properties, body).await;
+    }
+
+    /// Sends many, and then waits for all of their confirms.
+    pub async fn send_many(&self, jobs: impl Iterator<Item = Value>) {
+        let mut sent = Vec::new();
+        for job in jobs {
+            let (exchange, options) = (self.names.jobs(), BasicPublishOptions::default());
+            let body = serde_json::to_vec(&job).unwrap();
+            let publishing = self.client.channel.basic_publish(
+                exchange.as_str().into(),
+                "".into(),
+                options,
+                &body,
+                self.properties(),
+            );
+            sent.push(publishing.await.unwrap());
+        }
+        for confirm in sent {
+            assert!(confirm.await.unwrap().is_ack());
+        }
     }
 
     /// The next result.

@@ -17,6 +17,7 @@ use std::{
 use hearth_worker::amqp::{
     link::{Endpoint, Link},
     names::Names,
+    permissions::Permissions,
 };
 use lapin::{
     BasicProperties, Channel,
@@ -72,9 +73,48 @@ impl Drop for Vhost {
     }
 }
 
+/// Whether tests that take long shall be run in full.
+#[allow(clippy::disallowed_methods, reason = "the environment of a test run")]
+pub fn full() -> bool {
+    std::env::var_os("HEARTH_TEST_FULL").is_some()
+}
+
 fn ctl(arguments: &[&str]) -> bool {
     let command = Command::new("rabbitmqctl").arg("-q").args(arguments).stdout(Stdio::null()).output();
     command.is_ok_and(|output| output.status.success())
+}
+
+/// A user of a vhost, deleted when dropped.
+pub struct User {
+    pub name: String,
+    pub endpoint: Endpoint,
+    vhost: Arc<Vhost>,
+}
+
+impl Vhost {
+    /// A new user with these permissions.
+    pub fn user(self: &Arc<Self>, permissions: &Permissions) -> User {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("hearth-test-{}-{number}", std::process::id());
+        let Permissions { configure, write, read, .. } = permissions;
+        self.ctl(&["add_user", &name, "secret"]);
+        self.ctl(&["set_permissions", "-p", &self.name, &name, configure, write, read]);
+        let url = self.url.replace("guest:guest@", &format!("{name}:secret@"));
+        User { name, endpoint: Endpoint::new(&url).unwrap(), vhost: self.clone() }
+    }
+
+    fn ctl(&self, arguments: &[&str]) {
+        match &self._private {
+            Some(private) => private.ctl(arguments),
+            None => assert!(ctl(arguments), "rabbitmqctl {arguments:?}"),
+        }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.vhost.ctl(&["delete_user", &self.name]);
+    }
 }
 
 /// Names that no other test has.
@@ -255,11 +295,16 @@ impl Client {
 }
 
 /// Waits until something is so.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+pub async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    until_within(what, Duration::from_secs(60), is_so).await;
+}
+
+/// The same, where it may take longer.
+pub async fn until_within(what: &str, limit: Duration, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     let mut tick = tokio::time::interval(Duration::from_millis(20));
     while !is_so().await {
-        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         tick.tick().await;
     }
 }

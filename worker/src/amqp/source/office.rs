@@ -45,6 +45,7 @@ pub(super) struct Slip {
     pub key: JobKey,
     pub digest: String,
     pub registration: Registration,
+    /// Where it came from, or would wait if nobody else's jobs were in the way.
     pub queue: RunQueue,
     /// Whether the id is the message's or the request's, and not one that we made up just now.
     pub has_id: bool,
@@ -126,28 +127,27 @@ pub(super) struct ServiceOffice<L, S> {
 
 impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
     fn slip(&self, job: &Job, message: Message, properties: Properties, avoid: Avoid, has_id: bool) -> Slip {
-        let queue = RunQueue {
-            runtime: job.runtime.clone(),
-            lane: job.lane,
-            shard: shard(&job.key.tenant, self.shards),
-        };
-        let registration = registration(job, &properties, &self.service.intake().quotas);
+        let shard = shard(&job.key.tenant, self.shards);
+        let queue = RunQueue { runtime: job.runtime.clone(), lane: job.lane, shard };
+        let mut registration = registration(job, &properties, &self.service.intake().quotas);
+        registration.shards = self.shards;
         let (key, digest) = (job.key.clone(), job.digest.clone());
         Slip { message, properties, avoid, key, digest, registration, queue, has_id }
     }
 
     async fn park_slip(&self, slip: &Slip, avoid: &Avoid) -> Result<Parked, ParkError> {
         let ledger = &self.service.ledger;
-        match ledger.register(&slip.key, &slip.digest, &slip.registration).await? {
-            Registered::Waiting { cancelled: false } | Registered::Held { .. } => {}
+        let shard = match ledger.register(&slip.key, &slip.digest, &slip.registration).await? {
+            Registered::Waiting { cancelled: false, shard } | Registered::Held { shard, .. } => shard,
             _ => return Ok(Parked::Decided),
-        }
-        let queue = self.names.run(&slip.queue.runtime, slip.queue.lane, slip.queue.shard);
+        };
+        let place = RunQueue { shard, ..slip.queue.clone() };
+        let queue = self.names.run(&place.runtime, place.lane, place.shard);
         let raw = headers::parked(&slip.message.raw, &slip.properties, &slip.key.id, avoid);
         match self.publisher.publish("", &queue, raw, &slip.message.body).await? {
             Confirmed::Routed => {
                 // Who is not told finds it all the same, a little later.
-                let _ = self.bells.try_send(slip.queue.clone());
+                let _ = self.bells.try_send(place);
                 Ok(Parked::Parked)
             }
             Confirmed::Unroutable => Err(ParkError::NoQueue { queue }),

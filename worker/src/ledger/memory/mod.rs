@@ -1,6 +1,7 @@
 //! The ledger of a single process: gone with it, as the jobs are.
 
 mod entry;
+mod waiting;
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use self::entry::{Entry, Phase};
+use self::{
+    entry::{Entry, Phase},
+    waiting::Waiting,
+};
 use super::{
     Beat, Begun, Busy, Cancel, Commit, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger, LedgerError,
     RESULT_TTL, Rate, Registered, Registration, Seized, Seizure, TenantLimits, Token, Unpublished, unix_ms,
@@ -30,6 +34,7 @@ pub struct MemoryLedger {
 struct State {
     jobs: HashMap<JobKey, Entry>,
     newest_token: u64,
+    waiting: Waiting,
     /// When a tenant's beginnings are as if there had been none.
     paces: HashMap<String, Instant>,
 }
@@ -120,6 +125,7 @@ impl State {
         let token = entry.hold(key, number, owner, false, now);
         let (history, cancelled) = (entry.history.clone(), entry.cancelled);
         self.newest_token = number;
+        self.waiting.ended(key);
         Begun::Begun { token, history, cancelled }
     }
 
@@ -139,6 +145,7 @@ impl State {
             overdue: entry.overdue_since(unix_ms()).is_some(),
         };
         self.newest_token = number;
+        self.waiting.ended(key);
         Seized::Seized(Box::new(seizure))
     }
 
@@ -168,8 +175,14 @@ impl Ledger for MemoryLedger {
         Ok(match &entry.phase {
             Phase::Committed { result, .. } => Registered::Committed(result.clone()),
             Phase::Done { result, .. } => Registered::Done(result.clone()),
-            Phase::Held { lapses, .. } if *lapses > now => Registered::Held { lapses_in: *lapses - now },
-            _ => Registered::Waiting { cancelled: entry.cancelled },
+            Phase::Held { lapses, .. } if *lapses > now => {
+                let lapses_in = *lapses - now;
+                Registered::Held { lapses_in, shard: state.waiting.wait(key, registration.shards) }
+            }
+            _ => {
+                let cancelled = entry.cancelled;
+                Registered::Waiting { cancelled, shard: state.waiting.wait(key, registration.shards) }
+            }
         })
     }
 
@@ -214,6 +227,7 @@ impl Ledger for MemoryLedger {
         match entry.phase {
             Phase::Held { number, .. } if number == token.number => {
                 entry.phase = Phase::Committed { number, result, since: Instant::now() };
+                state.waiting.ended(&token.key);
                 Ok(Commit::Committed)
             }
             // The answer to the first commit was lost.

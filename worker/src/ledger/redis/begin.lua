@@ -1,6 +1,6 @@
 -- ARGV: 5 digest, 6 deadline (ms) or nothing, 7 route, 8 owner, 9 request, 10 lapse, 11 age at which data is not new
 -- any more, 12 most running jobs of the tenant or nothing, 13 time between two beginnings of the tenant's jobs or 0,
--- 14 how many may begin at once. KEYS: 6 when the tenant's beginnings are as if there had been none.
+-- 14 how many may begin at once. KEYS: 9 when the tenant's beginnings are as if there had been none.
 -- Answers {'conflict'} | {'committed', result} | {'done', result} | {'held', for how long} | {'busy', running}
 -- | {'paced', for how long} | {'begun', number, cancelled, history}.
 local owner, request, lapse, settled = ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -8,12 +8,12 @@ local every, burst = tonumber(ARGV[13]), math.max(1, tonumber(ARGV[14]))
 
 -- Counts a beginning; answers how long it is too soon for that, or 0.
 local function too_soon()
-  local rested = tonumber(redis.call('GET', KEYS[6]) or '0')
+  local rested = tonumber(redis.call('GET', KEYS[9]) or '0')
   -- A clock that was set back makes nobody wait longer than from an empty bucket.
   rested = math.max(wall, math.min(rested, wall + every * burst))
   local soon = rested + every - (wall + every * burst)
   if soon > 0 then return soon end
-  redis.call('SET', KEYS[6], num(rested + every), 'PX', num(math.ceil((rested + every - wall) / 1000)))
+  redis.call('SET', KEYS[9], num(rested + every), 'PX', num(math.ceil((rested + every - wall) / 1000)))
   return 0
 end
 

@@ -19,5 +19,6 @@ redis.call('HDEL', job, 'owner', 'request', 'begun', 'lapses', 'seized', 'histor
 redis.call('PERSIST', job)
 redis.call('ZREM', deadlines, name)
 redis.call('ZREM', running, id)
+unwait()
 redis.call('ZADD', unpublished, num(wall), name)
 return 1

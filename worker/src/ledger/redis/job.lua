@@ -1,12 +1,14 @@
 -- Stands before the scripts of the ledger, after the age. Times are microseconds of the server's wall clock.
 --
 -- KEYS: 2 the job, a hash; 3 deadlines of jobs without a result; 4 when results that are not known to be published
--- were committed; 5 the tenant's running jobs by when their owners' heartbeats lapse. ARGV: 2 the job's name in 3
--- and 4; 3 its id, which names it in 5; 4 for how long it is kept when nothing more is heard of it (ms).
+-- were committed; 5 the tenant's running jobs by when their owners' heartbeats lapse; 6 its waiting jobs; 7 the shards
+-- of tenants that have any; 8 how many jobs wait in each. ARGV: 2 the job's name in 3 and 4; 3 its id, which names it
+-- in 5 and 6; 4 for how long it is kept when nothing more is heard of it (ms).
 --
 -- The job: digest, deadline (ms), route, cancelled, history; phase (absent or free, held, committed, done), number;
 -- while held owner, request, begun, lapses, seized; then result, and large where it should go by reference.
 local job, deadlines, unpublished, running = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local waiting, shards, load = KEYS[6], KEYS[7], KEYS[8]
 local name, id, keep = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local wall_ms = math.floor(wall / 1000)
 
@@ -37,6 +39,15 @@ local function note(failed)
   set('history', before and before .. ',' .. failed or failed)
 end
 
+-- The job waits no more.
+local function unwait()
+  if redis.call('SREM', waiting, id) == 0 then return end
+  local tenant = string.sub(name, 1, #name - #id - 1)
+  local at = redis.call('HGET', shards, tenant)
+  if at then redis.call('HINCRBY', load, at, -1) end
+  if redis.call('EXISTS', waiting) == 0 then redis.call('HDEL', shards, tenant) end
+end
+
 -- Gives the job to an owner. If another fell silent over it, that was an attempt.
 local function hold(owner, request, lapse, seized)
   if get('phase') == 'held' and get('seized') == '0' and tonumber(get('lapses')) <= wall then
@@ -48,6 +59,7 @@ local function hold(owner, request, lapse, seized)
   local number = num(math.max(tonumber(get('number') or '0') + 1, wall))
   set('phase', 'held', 'number', number, 'owner', owner, 'request', request, 'begun', num(wall),
     'lapses', num(wall + lapse), 'seized', seized)
+  unwait()
   return number
 end
 

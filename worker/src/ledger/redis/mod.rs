@@ -23,7 +23,7 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 use self::{beats::Beats, reply::Fields};
 use super::{
     Beat, Begun, Cancel, Commit, DEADLINE_GRACE, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger,
-    LedgerError, RESULT_TTL, Registered, Registration, Seized, TenantLimits, Token, Unpublished,
+    LedgerError, RESULT_TTL, Registered, Registration, Seized, TenantLimits, Token, Unpublished, shard,
 };
 
 /// How long a job is kept of which nothing more is heard, from its deadline if it has one.
@@ -76,6 +76,8 @@ impl RedisLedger {
         let mut question = self.0.server.question(script);
         question.key(self.key(&format!("job:{name}"))).key(self.key("deadlines"));
         question.key(self.key("unpublished")).key(self.running_key(&key.tenant));
+        question.key(self.key(&format!("waiting:{}", key.tenant))).key(self.key("shards"));
+        question.key(self.key("shards:load"));
         question.arg(&name).arg(&key.id).arg(millis(UNFINISHED_KEPT_FOR));
         Ok(question)
     }
@@ -126,6 +128,8 @@ impl Ledger for RedisLedger {
     ) -> Result<Registered, LedgerError> {
         let mut question = self.question(&scripts::REGISTER, key)?;
         with_registration(&mut question, digest, registration);
+        let shards = registration.shards;
+        question.arg(&key.tenant).arg(shards).arg(shard(&key.tenant, shards));
         let answer: Fields = self.ask(question).await?;
         reply::registered(answer).ok_or_else(|| foreign("the answer to register"))
     }

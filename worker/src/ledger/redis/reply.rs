@@ -16,8 +16,10 @@ pub(super) fn registered(fields: Fields) -> Option<Registered> {
         [b"conflict"] => Some(Registered::Conflict),
         [b"committed", result] => Some(Registered::Committed(copied(result))),
         [b"done", result] => Some(Registered::Done(copied(result))),
-        [b"held", left] => Some(Registered::Held { lapses_in: micros(left)? }),
-        [b"waiting", cancelled] => Some(Registered::Waiting { cancelled: flag(cancelled)? }),
+        [b"held", left, shard] => Some(Registered::Held { lapses_in: micros(left)?, shard: number(shard)? }),
+        [b"waiting", cancelled, shard] => {
+            Some(Registered::Waiting { cancelled: flag(cancelled)?, shard: number(shard)? })
+        }
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ use super::{
     Session, Work,
 };
 use crate::{
-    amqp::headers::Origin,
+    amqp::{control::RunQueue, headers::Origin},
     attempt::chain,
     ledger::JobKey,
     meters,
@@ -44,12 +44,13 @@ impl Session<'_> {
     }
 
     /// A ticket brought a message.
-    pub(super) fn fetched(&mut self, delivery: lapin::message::Delivery) {
+    pub(super) fn fetched(&mut self, queue: RunQueue, delivery: lapin::message::Delivery) {
         let (message, acker) = message(delivery);
         match self.shared.office.receive(message.clone(), Origin::Run) {
             Reception::Refused(properties) => self.hand_on_refused(message, properties, acker),
             Reception::Nobody(why) => self.bury(message, acker, why),
-            Reception::Job(slip) => {
+            Reception::Job(mut slip) => {
+                slip.queue = queue;
                 let Some(acker) = self.shared.adopt(&slip, acker) else { return };
                 if slip.avoid.includes(&self.shared.worker) {
                     self.leave_to_others(slip, acker);

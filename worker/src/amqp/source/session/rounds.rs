@@ -44,7 +44,7 @@ impl Session<'_> {
                 }
                 self.tickets_out.retain(|_, out| *out > 0);
                 match found.map_err(|error| self.link.error(error))? {
-                    Some(delivery) => self.fetched(*delivery),
+                    Some(delivery) => self.fetched(queue, *delivery),
                     None => {
                         if let Some(scheduler) = self.schedulers.get_mut(&queue.runtime) {
                             scheduler.empty(queue.lane, queue.shard);

@@ -6,6 +6,7 @@ pub mod firecracker;
 pub mod guard;
 pub mod hypervisor;
 pub mod image;
+pub mod kvm;
 pub mod lease;
 pub mod phase;
 pub mod pool;

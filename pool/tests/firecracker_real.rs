@@ -16,9 +16,9 @@ use std::{collections::BTreeSet, fs, time::Duration};
 
 use futures_util::future::join_all;
 use hearth_pool::{
-    firecracker::Baked,
     hypervisor::{Accept, Hypervisor, RestoreError},
     reclaim::reclaim,
+    snapshot::Baked,
 };
 use hearth_schemas::guest::messages::User;
 use real::{Rig, Worker, connect, identity, kill, run_as, slot, table, until, vmms, wake};

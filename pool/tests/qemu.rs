@@ -20,11 +20,12 @@ use hearth_pool::{
     guard::{Guard, GuardCommand, serve},
     hypervisor::{Hypervisor, RestoreError, Slot},
     image::{self, Image, ImageRequest, Progress},
+    kvm::known_kvm,
     lease::Identity,
-    qemu::{BakeRequest, Baked, Qemu, QemuConfig, QemuVm, bake_snapshot, known_kvm, probe_kvm},
+    qemu::{BakeRequest, Qemu, QemuConfig, QemuVm, bake_snapshot, probe_kvm},
     runtime::{Runtime, Runtimes},
     session::Session,
-    snapshot::{HostFacts, SnapshotStore, Verification, host_facts},
+    snapshot::{Baked, HostFacts, SnapshotStore, Verification, host_facts},
 };
 use hearth_schemas::manifest::Accelerator;
 use tokio::time::{Instant, timeout};

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io,
-    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,7 +19,7 @@ use crate::{
     image::{Image, Progress},
     runtime::Runtime,
     session::{Session, SessionError},
-    snapshot::{Draft, HostFacts, MEMORY, PublishError, STATE, Verification, sha256_of},
+    snapshot::{Baked, Draft, HostFacts, MEMORY, PublishError, STATE, Verification, sha256_of},
     vm::{
         clone::{Holes, StopOnDrop, copy},
         warm_up::{self, WarmUpError},
@@ -87,15 +86,6 @@ pub struct BakeRequest<'a> {
     pub image: &'a Image,
     /// Bake even if nothing has changed.
     pub again: bool,
-}
-
-/// What a bake came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Baked {
-    /// There was a snapshot of the same inputs already.
-    Unchanged(PathBuf),
-    /// There is a new one.
-    New(PathBuf),
 }
 
 /// Bakes a runtime's snapshot, if there is not one of the same inputs that fits this host. Waits while another process

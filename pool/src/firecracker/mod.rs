@@ -6,6 +6,7 @@ mod boot;
 mod host;
 pub mod kernel;
 mod place;
+mod probe;
 mod restore;
 mod vsock;
 
@@ -22,10 +23,11 @@ use tokio::net::UnixStream;
 
 use self::{api::RateLimiter, place::Place};
 pub use self::{
-    bake::{BakeError, BakeRequest, Baked, bake_snapshot},
+    bake::{BakeError, BakeRequest, bake_snapshot},
     boot::BootError,
     host::{HostError, host_facts},
     place::{Confinement, Jailer, NoUid},
+    probe::probe_kvm,
     vsock::Listener,
 };
 use crate::{

@@ -2,12 +2,7 @@
 
 mod manifest;
 
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::File, io, path::Path, time::Duration};
 
 use tokio::time::sleep;
 
@@ -26,7 +21,7 @@ use crate::{
     image::{Image, Progress},
     runtime::Runtime,
     session::SessionError,
-    snapshot::{Draft, HostFacts, MEMORY, PublishError, STATE, SnapshotStore, Verification},
+    snapshot::{Baked, Draft, HostFacts, MEMORY, PublishError, STATE, SnapshotStore, Verification},
     vm::{
         clone::{Holes, StopOnDrop, copy},
         warm_up::{self, WarmUpError},
@@ -109,15 +104,6 @@ pub struct BakeRequest<'a> {
     pub image: &'a Image,
     /// Bake even if nothing has changed.
     pub again: bool,
-}
-
-/// What a bake came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Baked {
-    /// There was a snapshot of the same inputs already.
-    Unchanged(PathBuf),
-    /// There is a new one.
-    New(PathBuf),
 }
 
 /// Bakes a runtime's snapshot, if there is not one of the same inputs that fits this host. Waits while another process

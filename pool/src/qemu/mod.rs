@@ -20,9 +20,9 @@ use std::{
 use hearth_schemas::manifest::Transport;
 
 pub use self::{
-    bake::{BakeError, BakeRequest, Baked, bake_snapshot},
+    bake::{BakeError, BakeRequest, bake_snapshot},
     boot::BootError,
-    probe::{KvmAnswer, forget_kvm, known_kvm, probe_kvm},
+    probe::probe_kvm,
     vsock::{GuestStream, Listener, transport_of_host},
 };
 use self::{memory::MemoryPlace, vsock::Vsock};

@@ -16,6 +16,8 @@ mod host;
 mod publish;
 mod store;
 
+use std::path::PathBuf;
+
 pub use check::{Verification, unfit};
 pub use digest::{sha256_file, sha256_of};
 pub use host::{HostFacts, host_facts, this_host};
@@ -32,3 +34,12 @@ pub const ROOT: &str = "root.img";
 pub const SCRATCH: &str = "scratch.img";
 /// What the snapshot says about itself.
 pub const MANIFEST: &str = "manifest.json";
+
+/// What a bake came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Baked {
+    /// There was a snapshot of the same inputs already.
+    Unchanged(PathBuf),
+    /// There is a new one.
+    New(PathBuf),
+}

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use hearth_pool::{
     firecracker::{
-        BakeRequest, Baked, Confinement, Firecracker, FirecrackerConfig, FirecrackerVm, Jailer,
+        BakeRequest, Confinement, Firecracker, FirecrackerConfig, FirecrackerVm, Jailer,
         api::{Fresh, Limits, MemoryBackend, SnapshotLoad},
         bake_snapshot, host_facts,
     },
@@ -19,7 +19,7 @@ use hearth_pool::{
     lease::Identity,
     runtime::{Runtime, Runtimes},
     session::{Channel, Command, Session},
-    snapshot::{HostFacts, Verification},
+    snapshot::{Baked, HostFacts, Verification},
 };
 use hearth_schemas::guest::messages::{self, ExecLimits, User, Wake};
 use tokio::{

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use hearth_pool::{
     guard::GuardCommand,
+    kvm::known_kvm,
     pool::{
         Config, RuntimeSlots,
         events::{Event, Farewell},
     },
-    qemu::known_kvm,
     snapshot::{HostFacts, Snapshot, host_facts},
 };
 use hearth_schemas::{manifest::Accelerator, result::JobResult};

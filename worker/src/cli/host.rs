@@ -7,7 +7,8 @@ use std::{
 
 use hearth_pool::{
     guard::GuardCommand,
-    qemu::{known_kvm, transport_of_host},
+    kvm::known_kvm,
+    qemu::transport_of_host,
     snapshot::{HostFacts, host_facts},
 };
 use hearth_schemas::manifest::{Accelerator, Transport};

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use hearth_pool::{
-    qemu::known_kvm,
+    kvm::known_kvm,
     runtime::Runtimes,
     snapshot::{HostFacts, SnapshotError, SnapshotStore, Verification},
 };

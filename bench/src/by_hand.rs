@@ -21,7 +21,7 @@ use hearth_pool::{
     snapshot::Snapshot,
 };
 use hearth_schemas::guest::{AGENT_PORT, messages::User};
-use hearth_worker::local::Host;
+use hearth_worker::local::{Host, Vmm};
 use tempfile::TempDir;
 use tokio::{
     net::UnixListener,
@@ -72,9 +72,10 @@ impl ByHand {
             !Path::new("/dev/vhost-vsock").exists(),
             "the restore by hand speaks to vhost-device-vsock, and this host has /dev/vhost-vsock"
         );
+        let Vmm::Qemu { qemu, vsock_daemon } = &host.vmm else { bail!("the restore by hand is QEMU's") };
         Ok(Self {
-            qemu: host.qemu.clone(),
-            daemon: host.vsock_daemon.clone(),
+            qemu: qemu.clone(),
+            daemon: vsock_daemon.clone(),
             snapshot: host.snapshot(runtime)?,
             memory: Memory::best(),
             run_dir: host.run_dir.clone(),

@@ -25,8 +25,14 @@ libc=$(ldd --version | sed -n '1s/.* //p')
 dpkg --compare-versions "$libc" le 2.36 || target=(--target x86_64-unknown-linux-musl)
 agent=${HEARTH_AGENT:-${CARGO_TARGET_DIR:-target}/release/hearth-agent}
 deploy/build-agent.sh "$agent"
-binary=$(cargo test --quiet --no-run --package hearth-pool --all-features --test firecracker_real \
-  "${target[@]}" --message-format json | sed -n 's/.*"executable":"\([^"]*firecracker_real[^"]*\)".*/\1/p' | tail -1)
+built() { # name of an executable, arguments of cargo
+  local name=$1; shift
+  cargo "$@" --quiet "${target[@]}" --message-format json |
+    sed -n "s/.*\"executable\":\"\([^\"]*\/$name[^\"]*\)\".*/\1/p" | tail -1
+}
+binary=$(built firecracker_real test --no-run --package hearth-pool --all-features --test firecracker_real)
+commands=$(built firecracker test --no-run --package hearth-tests --test firecracker)
+hearth=$(built hearth build --package hearth-worker --bin hearth)
 
 # Outside of the rig there is a mirror to build the image from, inside there is none.
 data=${HEARTH_DATA:-/var/lib/hearth}
@@ -39,7 +45,8 @@ mkdir -p "$data/rig"
 input=$(mktemp -d "$data/rig/input.XXXXXX")
 trap 'rm -rf "$input"' EXIT
 finish() { # status
-  sed -n 's/^test result: .*\. \([0-9]* passed\); \([0-9]* failed\).*/test-firecracker: \1, \2/p' "$input/output"
+  awk '/^test result: / { passed += $4; failed += $6 }
+    END { printf "test-firecracker: %d passed, %d failed\n", passed, failed }' "$input/output"
   exit "$1"
 }
 
@@ -62,7 +69,10 @@ if kvm_works; then
   say 'KVM works: on this machine'
   export HEARTH_RIG_FIRECRACKER=$FIRECRACKER
   [ -z "$JAILER" ] || export HEARTH_RIG_JAILER=$JAILER
-  "$binary" --nocapture --test-threads=1 "$@" | tee "$input/output" || status=$?
+  export HEARTH_BIN=$hearth
+  for tests in "$binary" "$commands"; do
+    "$tests" --nocapture --test-threads=1 "$@" | tee -a "$input/output" || status=$?
+  done
   finish "$status"
 fi
 
@@ -71,13 +81,22 @@ mkdir "$input/data"
 cp -a --reflink=auto --sparse=always "$data/images" "$input/data/"
 rm -rf "$input/data/images/log"
 cp "$agent" "$input/hearth-agent"
-cp "$binary" "$input/firecracker_real"
-strip --strip-debug "$input/firecracker_real" 2>/dev/null || true
+for program in "$binary=firecracker_real" "$commands=commands" "$hearth=hearth"; do
+  cp "${program%=*}" "$input/${program##*=}"
+  strip --strip-debug "$input/${program##*=}" 2>/dev/null || true
+done
 cat >"$input/inside.sh" <<INSIDE
 export HEARTH_RIG_DATA=\$PWD/data HEARTH_AGENT=\$PWD/hearth-agent HEARTH_RIG_FIRECRACKER=\$PWD/bin/firecracker
 [ ! -x bin/jailer ] || export HEARTH_RIG_JAILER=\$PWD/bin/jailer
-./firecracker_real --nocapture --test-threads=1 $(printf ' %q' "$@")
+export HEARTH_BIN=\$PWD/hearth
+status=0
+for tests in ./firecracker_real ./commands; do
+  "\$tests" --nocapture --test-threads=1 $(printf ' %q' "$@") || status=\$?
+done
+exit "\$status"
 INSIDE
-tests/rig/run.sh --in "$input/data" --in "$input/hearth-agent" --in "$input/firecracker_real" --in "$input/inside.sh" \
+in=()
+for name in data hearth-agent firecracker_real commands hearth inside.sh; do in+=(--in "$input/$name"); done
+tests/rig/run.sh "${in[@]}" \
   -- bash ./inside.sh | tee "$input/output" || status=$?
 finish "$status"

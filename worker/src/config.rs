@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal},
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -44,6 +45,39 @@ pub struct Config {
     #[arg(long, global = true, value_name = "FILE", env = "HEARTH_AGENT", hide_env_values = true)]
     pub agent: Option<PathBuf>,
 
+    /// What makes the VMs; `auto` is Firecracker where it works, else QEMU
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHICH",
+        env = "HEARTH_HYPERVISOR",
+        hide_env_values = true,
+        default_value = "auto"
+    )]
+    pub hypervisor: Hypervisor,
+
+    /// What of Firecracker's protection to do without, separated by commas; for tests of Hearth itself
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHAT",
+        env = "HEARTH_INSECURE",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub insecure: Vec<Insecure>,
+
+    /// User ids of jailed VMs, one for each CID and the last for bakes; nothing else on this host may have one
+    #[arg(
+        long,
+        global = true,
+        value_name = "FIRST-LAST",
+        env = "HEARTH_JAIL_UIDS",
+        hide_env_values = true,
+        default_value = "200000-201023"
+    )]
+    pub jail_uids: UidRange,
+
     /// More log records: -v info, -vv debug, -vvv trace
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
@@ -59,6 +93,57 @@ pub struct Config {
     /// Which log records are written, such as `info,hearth_pool=debug`; goes before -v and -q
     #[arg(long, global = true, value_name = "FILTER", env = "HEARTH_LOG", hide_env_values = true)]
     pub log: Option<String>,
+}
+
+/// See [`Config::hypervisor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Hypervisor {
+    /// Firecracker where it works, else QEMU.
+    Auto,
+    /// Firecracker or nothing.
+    Firecracker,
+    /// QEMU.
+    Qemu,
+}
+
+/// See [`Config::insecure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Insecure {
+    /// Without its jailer: it runs as this user and sees all of the host.
+    NoJailer,
+    /// Without its filter of system calls.
+    NoSeccomp,
+}
+
+/// User ids from the first to the last, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UidRange {
+    /// At least 1000: below are the system's own (Debian policy, 9.2.2).
+    pub first: u32,
+    last: u32,
+}
+
+impl UidRange {
+    /// How many there are; at least two.
+    pub fn count(self) -> u32 {
+        self.last.saturating_sub(self.first).saturating_add(1)
+    }
+}
+
+impl FromStr for UidRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no range; allowed is FIRST-LAST, such as 200000-201023");
+        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
+        let range = Self { first: number(first)?, last: number(last)? };
+        // The last id of 32 bits means nobody (chown(2)).
+        if range.first < 1000 || range.last <= range.first || range.last == u32::MAX {
+            return Err(format!("{text:?}: allowed are at least two ids from 1000 to 4294967294"));
+        }
+        Ok(range)
+    }
 }
 
 /// See [`Config::log_format`].
@@ -149,4 +234,19 @@ fn search_path() -> Vec<PathBuf> {
 
 fn is_program(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_user_ids_has_two_at_least_and_none_of_the_systems() {
+        let range: UidRange = "200000-201023".parse().unwrap();
+        assert_eq!((range.first, range.count()), (200_000, 1024));
+        for wrong in ["", "7", "a-b", "2000-2000", "2001-2000", "0-5000", "1000-4294967295", "1000-2000-3000"]
+        {
+            assert!(wrong.parse::<UidRange>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -40,6 +40,8 @@ use crate::{
 
 /// How long the agent of a restored VM may take to answer. It listened before the snapshot, so this is scheduling only.
 const DIAL_LIMIT: Duration = Duration::from_secs(20);
+/// Below the data directory.
+const DIRECTORY: &str = "firecracker";
 /// What the process says, in the VM's directory.
 const LOG: &str = "firecracker.log";
 
@@ -66,11 +68,16 @@ pub struct FirecrackerConfig {
 impl FirecrackerConfig {
     /// Its snapshots: not those of another hypervisor.
     pub fn store(&self) -> SnapshotStore {
-        SnapshotStore::new(&self.directory())
+        Self::store_in(&self.data_dir)
+    }
+
+    /// The same, of a data directory.
+    pub fn store_in(data_dir: &Path) -> SnapshotStore {
+        SnapshotStore::new(&data_dir.join(DIRECTORY))
     }
 
     fn directory(&self) -> PathBuf {
-        self.data_dir.join("firecracker")
+        self.data_dir.join(DIRECTORY)
     }
 
     fn jails(&self) -> PathBuf {

@@ -19,7 +19,7 @@ use hearth_worker::{
     handle::Service,
     intake::Intake,
     ledger::MemoryLedger,
-    local::{Host, Local, warm_up},
+    local::{Host, Local, Vmm, warm_up},
     service::serve,
 };
 use tempfile::TempDir;
@@ -87,8 +87,7 @@ impl Worker {
         Ok(Host {
             data_dir: machine.data.clone(),
             run_dir,
-            qemu,
-            vsock_daemon: program("vhost-device-vsock")?,
+            vmm: Vmm::Qemu { qemu, vsock_daemon: program("vhost-device-vsock")? },
             guard: GuardCommand { program: machine.hearth.clone(), arguments: vec!["guard".into()] },
             worker: format!("tests-{}", std::process::id()),
             facts,

@@ -4,18 +4,20 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hearth_pool::{
+    firecracker,
     guard::Guard,
-    image::{self, CommandError, ImageError, ImageRequest},
-    qemu::{BakeError, BakeRequest, Baked, bake_snapshot, forget_kvm, probe_kvm},
+    image::{self, CommandError, Image, ImageError, ImageRequest},
+    kvm::{KvmAnswer, forget_kvm},
+    qemu,
     runtime::{Runtime, Runtimes},
-    snapshot::{HostFacts, SnapshotStore},
+    snapshot::{Baked, HostFacts},
 };
-use hearth_worker::local::Host;
+use hearth_worker::local::{Host, Vmm, firecracker_config, qemu_config};
 use serde::Serialize;
 
 use super::{
     exit::{Exit, Failure},
-    host,
+    host, hypervisor,
     interrupt::Interrupted,
     output::{self, Style},
     progress::Progress,
@@ -89,13 +91,22 @@ async fn bake_all(
     wanted: &[&Runtime],
     agent: PathBuf,
 ) -> Result<Vec<Report>, Failure> {
-    let host = host::open(config, &host::worker()).await?;
+    let worker = host::worker();
+    let mut host = host::with(config, &worker, hypervisor::for_bake(config).await?)?;
     let guard = host.guard().await.map_err(|error| host::failure(&error))?;
     let mut reports = Vec::new();
     for runtime in wanted {
         let progress = BakeProgress { progress: Progress::lasting(config), runtime: &runtime.name };
-        let order = Order { host: &host, guard: &guard, runtime, agent: &agent, arguments };
-        let baked = bake(&order, &progress).await?;
+        let request =
+            ImageRequest { data: &host.data_dir, runtime, agent: &agent, refresh: arguments.refresh };
+        let image = image::build(&request, &progress).await.map_err(|error| image_failure(&error))?;
+        let answer =
+            probe_host(&Order { host: &host, guard: &guard, runtime, image: &image }, &progress).await?;
+        if let (Vmm::Firecracker { .. }, false) = (&host.vmm, answer.usable) {
+            host = host::with(config, &worker, hypervisor::without_kvm(config, &answer.why).await?)?;
+        }
+        let order = Order { host: &host, guard: &guard, runtime, image: &image };
+        let baked = bake(&order, arguments.force, &progress).await?;
         progress.progress.finish();
         let (changed, snapshot) = match baked {
             Baked::New(snapshot) => (true, snapshot),
@@ -115,21 +126,43 @@ struct Order<'a> {
     host: &'a Host,
     guard: &'a Guard,
     runtime: &'a Runtime,
-    agent: &'a std::path::Path,
-    arguments: &'a Arguments,
+    image: &'a Image,
 }
 
-async fn bake(order: &Order<'_>, progress: &BakeProgress<'_>) -> Result<Baked, Failure> {
-    let Order { host, guard, runtime, agent, arguments } = *order;
-    let request = ImageRequest { data: &host.data_dir, runtime, agent, refresh: arguments.refresh };
-    let image = image::build(&request, progress).await.map_err(|error| image_failure(&error))?;
-    let config = host.qemu_config();
-    let probe = probe_kvm(&config, guard, &host.facts, runtime, &image, progress).await;
-    let answer = probe.map_err(|error| Failure::from_error(Exit::Internal, &error))?;
-    let here = HostFacts { accelerator: answer.accelerator(), ..host.facts.clone() };
-    let request =
-        BakeRequest { config: &config, guard, here: &here, runtime, image: &image, again: arguments.force };
-    bake_snapshot(&request, progress).await.map_err(|error| bake_failure(&error))
+/// Whether KVM boots a guest here, by the host's hypervisor. Remembered, so asked once.
+async fn probe_host(order: &Order<'_>, progress: &BakeProgress<'_>) -> Result<KvmAnswer, Failure> {
+    let Order { host, guard, runtime, image } = *order;
+    let answer = match &host.vmm {
+        Vmm::Qemu { qemu, vsock_daemon } => {
+            let config = qemu_config(host, qemu, vsock_daemon);
+            qemu::probe_kvm(&config, guard, &host.facts, runtime, image, progress).await
+        }
+        Vmm::Firecracker { firecracker, confinement, insecure_seccomp } => {
+            let config = firecracker_config(host, firecracker, confinement, *insecure_seccomp);
+            firecracker::probe_kvm(&config, guard, &host.facts, runtime, image, progress).await
+        }
+    };
+    answer.map_err(|error| Failure::from_error(Exit::Internal, &error))
+}
+
+async fn bake(order: &Order<'_>, again: bool, progress: &BakeProgress<'_>) -> Result<Baked, Failure> {
+    let Order { host, guard, runtime, image } = *order;
+    match &host.vmm {
+        Vmm::Qemu { qemu, vsock_daemon } => {
+            let config = qemu_config(host, qemu, vsock_daemon);
+            // Known by now, since it was probed.
+            let answer = probe_host(order, progress).await?;
+            let here = &HostFacts { accelerator: answer.accelerator(), ..host.facts.clone() };
+            let request = qemu::BakeRequest { config: &config, guard, here, runtime, image, again };
+            qemu::bake_snapshot(&request, progress).await.map_err(|error| qemu_failure(&error))
+        }
+        Vmm::Firecracker { firecracker, confinement, insecure_seccomp } => {
+            let config = firecracker_config(host, firecracker, confinement, *insecure_seccomp);
+            let here = &host.facts;
+            let request = firecracker::BakeRequest { config: &config, guard, here, runtime, image, again };
+            firecracker::bake_snapshot(&request, progress).await.map_err(|error| firecracker_failure(&error))
+        }
+    }
 }
 
 fn image_failure(error: &ImageError) -> Failure {
@@ -151,15 +184,26 @@ fn image_failure(error: &ImageError) -> Failure {
     }
 }
 
-fn bake_failure(error: &BakeError) -> Failure {
-    let failure = Failure::from_error(Exit::Internal, error);
-    match error {
-        BakeError::WarmUp { .. } => failure.remedy("mend warm_up in the runtime's file and bake again"),
-        BakeError::Boot { .. } | BakeError::Session { .. } => {
-            failure.remedy("is the agent this version's (make agent)? Else bake again with --refresh")
-        }
-        _ => failure.remedy("hearth doctor says what this host lacks; then bake again"),
-    }
+const MEND_WARM_UP: &str = "mend warm_up in the runtime's file and bake again";
+const REFRESH: &str = "is the agent this version's (make agent)? Else bake again with --refresh";
+const DOCTOR: &str = "hearth doctor says what this host lacks; then bake again";
+
+fn qemu_failure(error: &qemu::BakeError) -> Failure {
+    use qemu::BakeError as Error;
+    Failure::from_error(Exit::Internal, error).remedy(match error {
+        Error::WarmUp { .. } => MEND_WARM_UP,
+        Error::Boot { .. } | Error::Session { .. } => REFRESH,
+        _ => DOCTOR,
+    })
+}
+
+fn firecracker_failure(error: &firecracker::BakeError) -> Failure {
+    use firecracker::BakeError as Error;
+    Failure::from_error(Exit::Internal, error).remedy(match error {
+        Error::WarmUp(_) => MEND_WARM_UP,
+        Error::Boot { .. } | Error::Session(_) => REFRESH,
+        _ => DOCTOR,
+    })
 }
 
 /// A bake's progress under its runtime's name.
@@ -178,10 +222,10 @@ impl image::Progress for BakeProgress<'_> {
 
 /// Boots a guest with KVM, whatever is remembered, and remembers what comes of it. Boots what a bake has built.
 pub async fn probe(config: &Config, runtimes: &Runtimes) -> Result<(), Failure> {
-    let host = host::open(config, &host::worker()).await?;
-    let store = SnapshotStore::new(&config.data_dir);
-    let runtime = runtimes.iter().find(|runtime| store.current_name(&runtime.name).is_some());
-    let Some(runtime) = runtime else {
+    forget_kvm(&config.data_dir).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    let host = host::with(config, &host::worker(), hypervisor::for_bake(config).await?)?;
+    let baked = |runtime: &&Runtime| host.vmm.store(&host.data_dir).current_name(&runtime.name).is_some();
+    let Some(runtime) = runtimes.iter().find(baked) else {
         return Err(Failure::new(Exit::Unavailable, "there is no image yet that could be booted")
             .remedy("run: hearth bake python (which tries KVM by itself)"));
     };
@@ -190,9 +234,7 @@ pub async fn probe(config: &Config, runtimes: &Runtimes) -> Result<(), Failure> 
     let request = ImageRequest { data: &host.data_dir, runtime, agent: &agent, refresh: false };
     let image = image::build(&request, &progress).await.map_err(|error| image_failure(&error))?;
     let guard = host.guard().await.map_err(|error| host::failure(&error))?;
-    let internal = |error: std::io::Error| Failure::from_error(Exit::Internal, &error);
-    forget_kvm(&config.data_dir).map_err(internal)?;
-    let probed = probe_kvm(&host.qemu_config(), &guard, &host.facts, runtime, &image, &progress).await;
+    let probed = probe_host(&Order { host: &host, guard: &guard, runtime, image: &image }, &progress).await;
     progress.progress.finish();
-    probed.map(drop).map_err(internal)
+    probed.map(drop)
 }

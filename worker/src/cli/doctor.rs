@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     exit::{Exit, Failure},
-    host,
+    hypervisor,
     output::{self, Style},
 };
 use crate::{
@@ -50,14 +50,14 @@ struct Report<'a> {
 /// Looks, judges, prints.
 pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
     let runtimes = super::runtimes(config)?;
-    let here = super::block_on(async {
+    let choice = super::block_on(async {
         if arguments.probe {
             super::bake::probe(config, &runtimes).await?;
         }
-        let Ok(qemu) = host::program("qemu-system-x86_64") else { return Ok(None) };
-        Ok(host::facts(config, &qemu).await.ok())
+        Ok(hypervisor::for_jobs(config, &runtimes).await)
     })?;
-    let facts = gather::gather(config, &arguments.services, &runtimes, here.as_ref());
+    let choice = choice.map_err(|failure| failure.message);
+    let facts = gather::gather(config, &arguments.services, &runtimes, choice);
     let found = findings(&facts);
     let jobs_can_run = jobs_can_run(&found);
     if arguments.json {

@@ -9,6 +9,7 @@ pub mod exit;
 mod follow;
 mod guard;
 mod host;
+mod hypervisor;
 mod interrupt;
 mod log;
 mod output;
@@ -26,6 +27,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use hearth_pool::runtime::Runtimes;
 
 use self::exit::{Exit, Failure};
+pub use self::hypervisor::Choice;
 use crate::config::Config;
 
 /// Run untrusted code in microVMs that start warm from a snapshot.

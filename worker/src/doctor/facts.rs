@@ -5,6 +5,8 @@ use std::path::PathBuf;
 /// Everything that the doctor looks at.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// What makes the VMs of jobs, or why nothing does.
+    pub hypervisor: Result<Hypervisor, String>,
     /// The processor's help.
     pub kvm: Kvm,
     /// `qemu-system-x86_64`.
@@ -33,6 +35,17 @@ pub struct Facts {
     pub broker: Service<Broker>,
     /// Redis.
     pub redis: Service<Redis>,
+}
+
+/// What makes the VMs of jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hypervisor {
+    /// Firecracker, not QEMU.
+    pub firecracker: bool,
+    /// Why it is this one.
+    pub why: String,
+    /// Part of its protection is switched off.
+    pub insecure: bool,
 }
 
 /// What is known of `/dev/kvm`. That it exists proves nothing.

@@ -57,10 +57,17 @@ impl Finding {
 
 /// Judges everything, in the order in which one would mend it.
 pub fn findings(facts: &Facts) -> Vec<Finding> {
+    // What the other hypervisor would need stops no job.
+    let by_firecracker = facts.hypervisor.as_ref().is_ok_and(|hypervisor| hypervisor.firecracker);
+    let of_qemu = |finding: Finding| match by_firecracker {
+        true => Finding { level: finding.level.min(Level::Warn), ..finding },
+        false => finding,
+    };
     let mut findings = vec![
+        host::hypervisor(&facts.hypervisor),
         host::kvm(&facts.kvm),
-        host::qemu(&facts.qemu),
-        host::vsock(&facts.vsock),
+        of_qemu(host::qemu(&facts.qemu)),
+        of_qemu(host::vsock(&facts.vsock)),
         firecracker("firecracker", &facts.firecracker),
         firecracker("jailer", &facts.jailer),
         host::cgroup(&facts.cgroup),
@@ -88,10 +95,10 @@ const FIRECRACKER_REFUSED: Version = Version(1, 16, 0);
 const FIRECRACKER_CAREFUL: Version = Version(1, 16, 1);
 
 fn firecracker(name: &'static str, program: &Program) -> Finding {
-    let get = "install release 1.16.2 or newer, or 1.15.1, from the Firecracker project";
+    let get = "run deploy/install-firecracker.sh, which installs a release of the Firecracker project";
     let (path, version) = match program {
         Program::Missing => {
-            return Finding::new(name, Level::Warn, "not found; jobs run on QEMU").remedy(get);
+            return Finding::new(name, Level::Warn, "not found").remedy(get);
         }
         Program::Found { path, version: None } => {
             let detail = format!("{} does not tell its version", path.display());

@@ -8,14 +8,16 @@ use std::{
     time::Duration,
 };
 
-use hearth_pool::{runtime::Runtimes, snapshot::HostFacts};
+use hearth_pool::{firecracker::Confinement, runtime::Runtimes};
+use hearth_worker::local::Vmm;
 
 use super::{
     address::{self, Address},
     amqp,
-    facts::{BakeTools, Cgroup, Directory, Facts, Program, Service, Version, Vsock},
+    facts::{BakeTools, Cgroup, Directory, Facts, Hypervisor, Program, Service, Version, Vsock},
     redis, vms,
 };
+use crate::cli::Choice;
 use crate::config::{Config, Services, find_program};
 
 /// A service on the same network answers within milliseconds.
@@ -33,10 +35,15 @@ const TMPFS_MAGIC: i64 = 0x0102_1994; // linux/magic.h
 
 /// Looks at everything. Blocks, at worst a few seconds for each service that does not answer.
 ///
-/// `here` is what snapshots are compared with; absent where there is no QEMU to ask.
-pub fn gather(config: &Config, services: &Services, runtimes: &Runtimes, here: Option<&HostFacts>) -> Facts {
+/// `choice` is what makes VMs here and what snapshots are compared with, or why nothing does.
+pub fn gather(
+    config: &Config,
+    services: &Services,
+    runtimes: &Runtimes,
+    choice: Result<Choice, String>,
+) -> Facts {
     Facts {
-        kvm: vms::kvm(&config.data_dir, here),
+        kvm: vms::kvm(&config.data_dir, choice.as_ref().ok()),
         qemu: program("qemu-system-x86_64"),
         vsock: Vsock {
             kernel: fs::File::open("/dev/vhost-vsock").is_ok(),
@@ -44,18 +51,29 @@ pub fn gather(config: &Config, services: &Services, runtimes: &Runtimes, here: O
         },
         firecracker: program("firecracker"),
         jailer: program("jailer"),
-        cgroup: cgroup(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
+        cgroup: host_cgroup(),
         data_dir: directory(&config.data_dir),
         run_dir: directory(&config.run_dir),
         root: rustix::process::geteuid().is_root(),
         memory_available_mib: available(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
         bake: bake_tools(config),
-        snapshots: vms::snapshots(&config.data_dir, runtimes, here),
+        snapshots: vms::snapshots(&config.data_dir, runtimes, choice.as_ref().ok()),
+        hypervisor: choice.map(|choice| hypervisor(&choice)),
         broker: service(services.broker.as_deref(), "amqp", 5672, 5671, |stream, _| amqp::greet(stream)),
         redis: service(services.redis.as_deref(), "redis", 6379, 6380, |stream, address| {
             redis::ask(stream, address.credentials.as_ref())
         }),
     }
+}
+
+fn hypervisor(choice: &Choice) -> Hypervisor {
+    let (firecracker, insecure) = match &choice.vmm {
+        Vmm::Qemu { .. } => (false, false),
+        Vmm::Firecracker { confinement, insecure_seccomp, .. } => {
+            (true, *insecure_seccomp || *confinement == Confinement::InsecureDirect)
+        }
+    };
+    Hypervisor { firecracker, why: choice.why.clone(), insecure }
 }
 
 fn program(name: &str) -> Program {
@@ -66,6 +84,11 @@ fn program(name: &str) -> Program {
         Version::find(&String::from_utf8_lossy(&said))
     });
     Program::Found { path, version }
+}
+
+/// cgroup v2 of this host.
+pub fn host_cgroup() -> Cgroup {
+    cgroup(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
 }
 
 /// The first cgroup2 of mountinfo (proc(5): fields, `-`, type, source, options; the fifth field is where).

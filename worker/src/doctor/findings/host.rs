@@ -1,7 +1,7 @@
 //! The host: what runs a guest, and where it is kept.
 
 use super::{Finding, Level, Program, Version};
-use crate::doctor::facts::{BakeTools, Cgroup, Directory, Kvm, Snapshot, SnapshotState, Vsock};
+use crate::doctor::facts::{BakeTools, Cgroup, Directory, Hypervisor, Kvm, Snapshot, SnapshotState, Vsock};
 
 /// The first with `migrate file:`; Debian bookworm itself has 7.2.
 const QEMU_LEAST: Version = Version(8, 2, 0);
@@ -13,6 +13,21 @@ const RUN_SPACE_MIB: u64 = 16;
 const VM_OVERHEAD_MIB: u64 = 128;
 /// What the jailer limits a VM by.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// What lacks for any of them has lines of its own, so this one never fails.
+pub fn hypervisor(hypervisor: &Result<Hypervisor, String>) -> Finding {
+    match hypervisor {
+        Err(why) => Finding::new("hypervisor", Level::Warn, why).remedy("see the lines below"),
+        Ok(Hypervisor { firecracker: true, insecure: true, why }) => {
+            Finding::new("hypervisor", Level::Warn, format!("firecracker, insecure: {why}"))
+                .remedy("leave --insecure (HEARTH_INSECURE) out")
+        }
+        Ok(Hypervisor { firecracker: true, why, .. }) => {
+            Finding::new("hypervisor", Level::Ok, format!("firecracker, {why}"))
+        }
+        Ok(Hypervisor { why, .. }) => Finding::new("hypervisor", Level::Ok, format!("qemu, {why}")),
+    }
+}
 
 pub fn kvm(kvm: &Kvm) -> Finding {
     let slow = "guests run under TCG, an order of magnitude slower";

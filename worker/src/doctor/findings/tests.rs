@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::doctor::facts::{
-    BakeTools, Broker, Cgroup, Directory, Kvm, Redis, Service, Snapshot, SnapshotState, Vsock,
+    BakeTools, Broker, Cgroup, Directory, Hypervisor, Kvm, Redis, Service, Snapshot, SnapshotState, Vsock,
 };
 
 fn program(version: Version) -> Program {
@@ -20,6 +20,7 @@ fn snapshot(runtime: &str, state: SnapshotState) -> Snapshot {
 /// A host on which everything is as it should be.
 fn good() -> Facts {
     Facts {
+        hypervisor: Ok(Hypervisor { firecracker: false, why: "as told".into(), insecure: false }),
         kvm: Kvm::Works,
         qemu: program(Version(10, 0, 2)),
         vsock: Vsock { kernel: false, daemon: program(Version(0, 3, 0)) },
@@ -131,6 +132,19 @@ fn what_jobs_can_do_without_is_a_warning() {
     for (name, facts) in cases {
         assert_eq!(faults(&facts), only(name, Level::Warn));
     }
+}
+
+#[test]
+fn firecracker_does_without_qemu_and_says_what_is_insecure() {
+    let by = |insecure| Ok(Hypervisor { firecracker: true, why: "in jails".into(), insecure });
+    let facts = with(|f| {
+        f.hypervisor = by(false);
+        (f.qemu, f.vsock.daemon) = (Program::Missing, Program::Missing);
+    });
+    let (qemu, vsock) = (("qemu".to_owned(), Level::Warn), ("vsock".to_owned(), Level::Warn));
+    assert_eq!(faults(&facts), [qemu, vsock]);
+    assert!(jobs_can_run(&findings(&facts)));
+    assert_eq!(faults(&with(|f| f.hypervisor = by(true))), only("hypervisor", Level::Warn));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! This and the `hearth` command are the only places of the worker that choose a hypervisor or a lease store.
 
+mod vmm;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -11,16 +13,17 @@ use std::{
 };
 
 use hearth_pool::{
+    firecracker::Firecracker,
     guard::{Guard, GuardCommand, GuardError},
     lease::{
         LeaseError, LeaseStore,
         local::{LocalConfig, LocalLeases},
     },
     pool::{CloseError, Config, Pool},
-    qemu::{Qemu, QemuConfig},
+    qemu::Qemu,
     reclaim::{ReclaimError, Reclaimed, reclaim},
     session::Command,
-    snapshot::{HostFacts, Snapshot, SnapshotError, SnapshotStore, Verification},
+    snapshot::{HostFacts, Snapshot, SnapshotError, Verification},
 };
 use hearth_schemas::{
     guest::messages::{ExecLimits, User},
@@ -32,6 +35,7 @@ use rustix::{
 };
 use tokio::task::spawn_blocking;
 
+pub use self::vmm::{Vmm, firecracker_config, qemu_config};
 use crate::{admit::Offer, meters};
 
 /// How long a guard without VMs may take to end.
@@ -44,10 +48,8 @@ pub struct Host {
     pub data_dir: PathBuf,
     /// VMs, locks, leases.
     pub run_dir: PathBuf,
-    /// `qemu-system-x86_64`.
-    pub qemu: PathBuf,
-    /// `vhost-device-vsock`.
-    pub vsock_daemon: PathBuf,
+    /// What makes the VMs.
+    pub vmm: Vmm,
     /// How the guard is started.
     pub guard: GuardCommand,
     /// This process's name: unique among the live ones of this host.
@@ -90,23 +92,9 @@ impl Host {
         Ok(Guard::start(&self.guard, &self.run_dir, &self.worker).await?)
     }
 
-    /// How VMs are made here.
-    pub fn qemu_config(&self) -> QemuConfig {
-        QemuConfig {
-            qemu: self.qemu.clone(),
-            vsock_daemon: self.vsock_daemon.clone(),
-            run_dir: self.run_dir.clone(),
-            data_dir: self.data_dir.clone(),
-            memory_dir: self.run_dir.join("memory"),
-            scratch_dir: self.data_dir.join("scratch"),
-            insecure_seccomp: false,
-            worker: self.worker.clone(),
-        }
-    }
-
     /// The snapshot of a runtime, if there is one and it fits. Held in use while it lives. Blocks for a short time.
     pub fn snapshot(&self, runtime: &str) -> Result<Snapshot, SnapshotError> {
-        SnapshotStore::new(&self.data_dir).current(runtime, &self.facts, Verification::Size)
+        self.vmm.store(&self.data_dir).current(runtime, &self.facts, Verification::Size)
     }
 
     /// What the snapshots of these runtimes offer to jobs; those without a fitting one are left out. Blocks.
@@ -155,8 +143,18 @@ impl Local {
 
     fn with_guard<L: LeaseStore>(host: &Host, config: Config, guard: Guard, leases: L) -> Self {
         let pid = guard.pid();
-        let qemu = Qemu::new(host.qemu_config(), host.facts.clone(), guard);
-        Self { pool: Pool::spawn(config, qemu, leases), guard: pid }
+        let facts = host.facts.clone();
+        let pool = match &host.vmm {
+            Vmm::Qemu { qemu, vsock_daemon } => {
+                let hypervisor = Qemu::new(qemu_config(host, qemu, vsock_daemon), facts, guard);
+                Pool::spawn(config, hypervisor, leases)
+            }
+            Vmm::Firecracker { firecracker, confinement, insecure_seccomp } => {
+                let made = firecracker_config(host, firecracker, confinement, *insecure_seccomp);
+                Pool::spawn(config, Firecracker::new(made, facts, guard), leases)
+            }
+        };
+        Self { pool, guard: pid }
     }
 
     /// The pool.

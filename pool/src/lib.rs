@@ -14,6 +14,7 @@ pub mod qemu;
 pub mod reclaim;
 pub mod redis_server;
 pub mod runtime;
+pub mod scale;
 pub mod session;
 pub mod snapshot;
 mod vm;

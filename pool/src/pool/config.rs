@@ -1,9 +1,16 @@
 //! What a pool is told.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{backoff::Backoff, events::Event};
-use crate::session::Command;
+use crate::{
+    scale::{
+        gate::{Cost, Limits},
+        lanes::LaneRules,
+        scaler::{Policy, Rule},
+    },
+    session::Command,
+};
 
 /// Hears of everything that metrics and tests want to know. Called where it happens: it must be quick.
 pub type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
@@ -13,8 +20,22 @@ pub type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
 pub struct Config {
     /// The runtimes and how many slots each has.
     pub runtimes: Vec<RuntimeSlots>,
+    /// What else bounds a runtime, by name; those without are bounded by their slots alone.
+    pub bounds: BTreeMap<String, Bounds>,
+    /// How many VMs are warm follows the load; `None` keeps every slot filled.
+    pub scaling: Option<Policy>,
+    /// Memory of all VMs together, in MiB: reserved before a restore, free when the VM is destroyed.
+    pub memory_mib: Option<u64>,
+    /// Processors of all VMs together, in thousandths.
+    pub cpu_milli: Option<u64>,
     /// VMs that are being restored or greeted at once. More than the host has processors makes all of them late.
     pub restores_at_once: usize,
+    /// Restores a second that no claim waits for.
+    pub refills_per_second: Option<f64>,
+    /// Whether restores begin one at a time and double with each round that succeeds.
+    pub gentle: bool,
+    /// Who is served first.
+    pub lanes: LaneRules,
     /// A VM that nobody claimed is replaced when it is this old, up to a tenth earlier so that VMs restored
     /// together do not all go together.
     pub max_age: Duration,
@@ -42,6 +63,15 @@ pub struct RuntimeSlots {
     /// Run once in each VM after its wake, before anybody may claim it; must exit with 0. With TCG the first
     /// command after a restore takes about a second more than the next.
     pub warm_up: Option<Command>,
+}
+
+/// What bounds a runtime beside its slots.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bounds {
+    /// VMs that are kept warm at least, where scaling would keep fewer.
+    pub floor: u32,
+    /// What one VM takes.
+    pub cost: Cost,
 }
 
 /// Bounds of the pool's own steps. None is reached on a healthy host, however loaded.
@@ -101,7 +131,14 @@ impl Config {
     pub fn new(runtimes: Vec<RuntimeSlots>) -> Self {
         Self {
             runtimes,
+            bounds: BTreeMap::new(),
+            scaling: None,
+            memory_mib: None,
+            cpu_milli: None,
             restores_at_once: 2,
+            refills_per_second: None,
+            gentle: true,
+            lanes: LaneRules::default(),
             max_age: MAX_AGE,
             lease_margin: LEASE_MARGIN,
             refill_backoff: Backoff { first: Duration::from_millis(200), cap: Duration::from_secs(10) },
@@ -110,5 +147,23 @@ impl Config {
             seed: None,
             observer: None,
         }
+    }
+
+    /// What bounds all VMs together.
+    pub(crate) fn budget(&self) -> Limits {
+        Limits {
+            restores_at_once: u32::try_from(self.restores_at_once.max(1)).unwrap_or(u32::MAX),
+            memory_mib: self.memory_mib,
+            cpu_milli: self.cpu_milli,
+            refills_per_second: self.refills_per_second,
+            gentle: self.gentle,
+        }
+    }
+
+    /// What bounds a runtime.
+    pub(crate) fn rule(&self, runtime: &RuntimeSlots) -> Rule {
+        let bounds = self.bounds.get(&runtime.name);
+        let (floor, cost) = bounds.map_or((0, Cost::default()), |bounds| (bounds.floor, bounds.cost));
+        Rule { floor, ceiling: runtime.slots, cost }
     }
 }

@@ -86,6 +86,8 @@ pub enum Farewell {
     Finished,
     /// Nobody claimed it in time.
     Stale,
+    /// Fewer are to be warm.
+    Surplus,
     /// It ended by itself, or its agent did.
     Exited,
     /// Its lease is about to expire or is lost.
@@ -103,6 +105,7 @@ impl fmt::Display for Farewell {
         match self {
             Self::Finished => f.write_str("finished"),
             Self::Stale => f.write_str("stale"),
+            Self::Surplus => f.write_str("surplus"),
             Self::Exited => f.write_str("exited"),
             Self::LeaseAtRisk => f.write_str("lease at risk"),
             Self::Closing => f.write_str("closing"),

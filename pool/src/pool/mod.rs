@@ -1,5 +1,6 @@
 //! Warm VMs, ready to be claimed.
 
+mod admission;
 mod backoff;
 mod claim;
 mod config;
@@ -17,21 +18,23 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{Instant, timeout, timeout_at},
 };
 
-pub use self::{
-    backoff::Backoff,
-    claim::{Claim, ClaimError, ClaimedVm, Lane, Loss, Outcome},
-    config::{Config, LEASE_MARGIN, MAX_AGE, Observer, RuntimeSlots, StepLimits},
-    gauges::Phases,
-};
 use self::{
+    admission::Admission,
     events::Event,
     gauges::{Position, Voice},
-    slot::{SlotTask, Stop},
+    slot::{SlotTask, Stop, asked},
     waiters::Waiters,
+};
+pub use self::{
+    admission::Targets,
+    backoff::Backoff,
+    claim::{Claim, ClaimError, ClaimedVm, Lane, Loss, Outcome},
+    config::{Bounds, Config, LEASE_MARGIN, MAX_AGE, Observer, RuntimeSlots, StepLimits},
+    gauges::Phases,
 };
 use crate::{
     hypervisor::{Hypervisor, Slot},
@@ -65,7 +68,9 @@ pub struct Pool {
 }
 
 struct Shared {
-    runtimes: BTreeMap<String, Arc<Waiters>>,
+    /// Each with its number.
+    runtimes: BTreeMap<String, (usize, Arc<Waiters>)>,
+    admission: Arc<Admission>,
     phases: watch::Receiver<Phases>,
     stop: watch::Sender<Stop>,
     counts: Mutex<BTreeMap<String, ClaimCounts>>,
@@ -76,49 +81,53 @@ struct Shared {
 impl Pool {
     /// Starts a task for each slot and one for the leases. Needs a tokio runtime.
     pub fn spawn<H: Hypervisor, L: LeaseStore>(config: Config, hypervisor: H, leases: L) -> Self {
+        let (config, epoch) = (Arc::new(config), Instant::now());
         let voice = Voice::new(config.observer.clone());
         let phases = watch::Sender::new(Phases::default());
         let stop = watch::Sender::new(Stop::No);
         let mut seeds = SmallRng::seed_from_u64(config.seed.unwrap_or_else(rand::random));
+        let waiters = |runtime: &RuntimeSlots| Waiters::new(&runtime.name, config.lanes, epoch);
+        let waiters: Vec<_> = config.runtimes.iter().map(waiters).collect();
+        let admission = Admission::new(&config, waiters.clone(), voice.clone(), epoch);
         let parts = slot::Parts {
             hypervisor: Arc::new(hypervisor),
             keeper: Keeper::spawn(leases, config.lease_margin, config.limits, voice.clone()),
-            restores: Arc::new(Semaphore::new(config.restores_at_once.max(1))),
+            admission: Arc::clone(&admission),
             voice: voice.clone(),
-            config: Arc::new(config.clone()),
+            config: Arc::clone(&config),
         };
         let mut runtimes = BTreeMap::new();
         let mut number = 0;
-        for runtime in &config.runtimes {
-            voice.say(Event::Target { runtime: &runtime.name, slots: runtime.slots });
-            let waiters = Waiters::new(&runtime.name);
-            runtimes.insert(runtime.name.clone(), Arc::clone(&waiters));
-            for _ in 0..runtime.slots {
-                let slot = Slot { runtime: runtime.name.clone(), number };
+        for ((runtime, told), waiters) in config.runtimes.iter().enumerate().zip(waiters) {
+            for _ in 0..told.slots {
+                let slot = Slot { runtime: told.name.clone(), number };
                 number += 1;
                 let position = Position::vacant(slot.clone(), phases.clone(), voice.clone());
                 let rng = SmallRng::seed_from_u64(seeds.random());
-                let warm_up = runtime.warm_up.clone();
-                let task =
-                    SlotTask::new(slot, parts.clone(), Arc::clone(&waiters), warm_up, stop.subscribe(), rng);
+                let (parts, waiters, stop) = (parts.clone(), Arc::clone(&waiters), stop.subscribe());
+                let task = SlotTask::new(slot, runtime, parts, waiters, told.warm_up.clone(), stop, rng);
                 tokio::spawn(task.run(position));
             }
+            runtimes.insert(told.name.clone(), (runtime, waiters));
         }
+        let mut stopped = stop.subscribe();
+        tokio::spawn(Arc::clone(&admission).run(async move { asked(&mut stopped, Stop::Drain).await }));
         let counts = Mutex::default();
         let (phases, close_limit) = (phases.subscribe(), config.limits.close);
-        Self { shared: Arc::new(Shared { runtimes, phases, stop, counts, close_limit, voice }) }
+        Self { shared: Arc::new(Shared { runtimes, admission, phases, stop, counts, close_limit, voice }) }
     }
 
     /// Claims a warm VM, waiting for one until `deadline`. Cancel safe: a VM that was about to be handed over stays
     /// Ready or is destroyed.
     pub async fn claim(&self, runtime: &str, lane: Lane, deadline: Instant) -> Result<Claim, ClaimError> {
         let shared = &self.shared;
-        let Some(waiters) = shared.runtimes.get(runtime) else {
+        let Some((number, waiters)) = shared.runtimes.get(runtime) else {
             let known = shared.runtimes.keys().cloned().collect();
             return Err(ClaimError::UnknownRuntime { runtime: runtime.into(), known });
         };
         let began = Instant::now();
         let mut waiting = waiters.join(lane)?;
+        shared.admission.arrived(*number);
         let answer = timeout_at(deadline, &mut waiting).await.ok();
         let hit = waiting.hit;
         let answer = answer.or_else(|| waiting.leave());
@@ -144,6 +153,24 @@ impl Pool {
         self.shared.phases.clone()
     }
 
+    /// How many VMs of each runtime are to be warm, now and whenever it changes. Without scaling: its slots.
+    pub fn targets(&self) -> watch::Receiver<Targets> {
+        self.shared.admission.targets()
+    }
+
+    /// Memory that is reserved for VMs now, in MiB. Never more than the budget.
+    pub fn memory_mib(&self) -> u64 {
+        self.shared.admission.memory_mib()
+    }
+
+    /// Says how many jobs wait elsewhere and will claim VMs of a runtime as soon as there are any. Counts until said
+    /// otherwise; an unknown runtime is ignored.
+    pub fn set_backlog(&self, runtime: &str, jobs: u32) {
+        if let Some((number, _)) = self.shared.runtimes.get(runtime) {
+            self.shared.admission.set_backlog(*number, jobs);
+        }
+    }
+
     /// How claims of each runtime have ended so far.
     pub fn claim_counts(&self) -> BTreeMap<String, ClaimCounts> {
         self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -155,7 +182,7 @@ impl Pool {
     pub async fn close(&self, grace: Duration) -> Result<(), CloseError> {
         let shared = &self.shared;
         self.stop(Stop::Drain);
-        shared.runtimes.values().for_each(|waiters| waiters.close());
+        shared.runtimes.values().for_each(|(_, waiters)| waiters.close());
         let mut phases = shared.phases.clone();
         if timeout(grace, phases.wait_for(Phases::all_closed)).await.is_ok() {
             return Ok(());

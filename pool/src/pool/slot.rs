@@ -4,11 +4,12 @@ use std::{error::Error, fmt::Write as _, sync::Arc};
 
 use rand::{RngExt, rngs::SmallRng};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
+    admission::{Admission, Place},
     claim::{Claim, ClaimedVm, Loss},
     config::Config,
     events::{Event, Farewell},
@@ -41,7 +42,7 @@ pub(super) enum Stop {
 pub(super) struct Parts<H, L> {
     pub(super) hypervisor: Arc<H>,
     pub(super) keeper: Arc<Keeper<L>>,
-    pub(super) restores: Arc<Semaphore>,
+    pub(super) admission: Arc<Admission>,
     pub(super) voice: Voice,
     pub(super) config: Arc<Config>,
 }
@@ -51,7 +52,7 @@ impl<H, L> Clone for Parts<H, L> {
         Self {
             hypervisor: Arc::clone(&self.hypervisor),
             keeper: Arc::clone(&self.keeper),
-            restores: Arc::clone(&self.restores),
+            admission: Arc::clone(&self.admission),
             voice: self.voice.clone(),
             config: Arc::clone(&self.config),
         }
@@ -61,10 +62,10 @@ impl<H, L> Clone for Parts<H, L> {
 /// What a slot owns in each phase.
 enum State<Vm> {
     Vacant,
-    Leasing { turn: OwnedSemaphorePermit },
+    Leasing,
     Cooling,
-    Restoring { lease: Held, turn: OwnedSemaphorePermit },
-    Greeting { lease: Held, restored: Restored<Vm>, turn: OwnedSemaphorePermit },
+    Restoring { lease: Held },
+    Greeting { lease: Held, restored: Restored<Vm> },
     Ready { lease: Held, warm: Warm<Vm> },
     Claimed { lease: Held, warm: Warm<Vm>, waiter: Waiter },
     Retiring { lease: Held, vm: Option<Vm>, tries: u32 },
@@ -84,7 +85,7 @@ impl<Vm> State<Vm> {
     fn phase(&self) -> Phase {
         match self {
             Self::Vacant => Phase::Vacant,
-            Self::Leasing { .. } => Phase::Leasing,
+            Self::Leasing => Phase::Leasing,
             Self::Cooling => Phase::Cooling,
             Self::Restoring { .. } => Phase::Restoring,
             Self::Greeting { .. } => Phase::Greeting,
@@ -100,11 +101,15 @@ impl<Vm> State<Vm> {
 /// One slot.
 pub(super) struct SlotTask<H: Hypervisor, L> {
     slot: Slot,
+    /// The number of its runtime.
+    runtime: usize,
     parts: Parts<H, L>,
     waiters: Arc<Waiters>,
     warm_up: Option<Command>,
     stop: watch::Receiver<Stop>,
     rng: SmallRng,
+    /// The turn and the room of its VM, from before the lease until nothing of the VM is left.
+    place: Option<Place>,
     /// The attempt to lease whose answer was lost; asked again, it gets the same lease.
     request: Option<String>,
     /// In a row.
@@ -118,6 +123,7 @@ pub(super) struct SlotTask<H: Hypervisor, L> {
 impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
     pub(super) fn new(
         slot: Slot,
+        runtime: usize,
         parts: Parts<H, L>,
         waiters: Arc<Waiters>,
         warm_up: Option<Command>,
@@ -126,11 +132,13 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
     ) -> Self {
         Self {
             slot,
+            runtime,
             parts,
             waiters,
             warm_up,
             stop,
             rng,
+            place: None,
             request: None,
             failures: 0,
             cool: false,
@@ -144,10 +152,10 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         loop {
             state = match state {
                 State::Vacant => self.vacant().await,
-                State::Leasing { turn } => self.leasing(turn).await,
+                State::Leasing => self.leasing().await,
                 State::Cooling => self.cooling().await,
-                State::Restoring { lease, turn } => self.restoring(lease, turn).await,
-                State::Greeting { lease, restored, turn } => self.greeting(lease, restored, turn).await,
+                State::Restoring { lease } => self.restoring(lease).await,
+                State::Greeting { lease, restored } => self.greeting(lease, restored).await,
                 State::Ready { lease, warm } => self.ready(lease, warm).await,
                 State::Claimed { lease, warm, waiter } => self.claimed(lease, warm, waiter).await,
                 State::Retiring { lease, vm, tries } => self.retiring(lease, vm, tries).await,
@@ -160,32 +168,40 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
 
     async fn vacant(&mut self) -> State<H::Vm> {
         self.empty.get_or_insert_with(Instant::now);
+        self.place = None;
         if std::mem::take(&mut self.cool) {
             return State::Cooling;
         }
-        let turn = Arc::clone(&self.parts.restores).acquire_owned();
         tokio::select! {
             biased;
             () = asked(&mut self.stop, Stop::Drain) => State::Closed,
-            turn = turn => match turn {
-                Ok(turn) => State::Leasing { turn },
-                Err(_) => State::Closed,
+            place = self.parts.admission.admit(self.runtime) => match place {
+                Some(place) => {
+                    if self.parts.config.scaling.is_some() {
+                        // It was empty on purpose until now.
+                        self.empty = Some(Instant::now());
+                    }
+                    self.place = Some(place);
+                    State::Leasing
+                }
+                None => State::Closed,
             },
         }
     }
 
-    async fn leasing(&mut self, turn: OwnedSemaphorePermit) -> State<H::Vm> {
+    async fn leasing(&mut self) -> State<H::Vm> {
         let request = self.request.take().unwrap_or_else(|| self.new_request());
         match self.parts.keeper.acquire(&request).await {
             Ok(lease) if *self.stop.borrow() >= Stop::Drain => {
                 self.retire(lease, None, &Farewell::Closing, None)
             }
-            Ok(lease) => State::Restoring { lease, turn },
+            Ok(lease) => State::Restoring { lease },
             Err(error) => {
                 // Only a clear no forgets the attempt.
                 self.request = (!matches!(error, LeaseError::Exhausted { .. })).then_some(request);
                 self.failed(&chain(&error));
                 self.cool = false;
+                self.place = None;
                 State::Cooling
             }
         }
@@ -201,7 +217,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         State::Vacant
     }
 
-    async fn restoring(&mut self, lease: Held, turn: OwnedSemaphorePermit) -> State<H::Vm> {
+    async fn restoring(&mut self, lease: Held) -> State<H::Vm> {
         let limit = self.parts.config.limits.restore;
         let restore = timeout(limit, self.parts.hypervisor.restore(&self.slot, lease.identity()));
         let restored = tokio::select! {
@@ -211,7 +227,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
             restored = restore => Ok(restored.unwrap_or(Err(RestoreError::Timeout { step: "restore", limit }))),
         };
         match restored {
-            Ok(Ok(restored)) => State::Greeting { lease, restored, turn },
+            Ok(Ok(restored)) => State::Greeting { lease, restored },
             Ok(Err(error)) => {
                 let why = chain(&error);
                 self.failed(&why);
@@ -224,12 +240,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         }
     }
 
-    async fn greeting(
-        &mut self,
-        lease: Held,
-        restored: Restored<H::Vm>,
-        _turn: OwnedSemaphorePermit,
-    ) -> State<H::Vm> {
+    async fn greeting(&mut self, lease: Held, restored: Restored<H::Vm>) -> State<H::Vm> {
         let since = Instant::now();
         let Restored { vm, snapshot, steps } = restored;
         let hypervisor = &*self.parts.hypervisor;
@@ -268,6 +279,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
             () = self.parts.hypervisor.exited(&warm.vm) => Farewell::Exited,
             _ = warm.greeted.session.ended() => Farewell::Exited,
             () = sleep_until(warm.since + age) => Farewell::Stale,
+            () = self.parts.admission.dismissed(self.runtime) => Farewell::Surplus,
             waiter = self.waiters.next() => return State::Claimed { lease, warm, waiter },
         };
         if why == Farewell::Exited {
@@ -282,6 +294,9 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         let claimed = ClaimedVm { slot, identity, snapshot, steps, age: since.elapsed(), nonce };
         let traffic = session.traffic().clone();
         let (claim, mut behind) = Claim::new(session, claimed);
+        if let Some(place) = &mut self.place {
+            place.leaves();
+        }
         waiter.give(claim);
         let loss = tokio::select! {
             biased;
@@ -335,6 +350,9 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
     fn is_ready(&mut self, steps: &[RestoreStep]) {
         self.failures = 0;
         self.waiters.set_sound();
+        if let Some(place) = &mut self.place {
+            place.ready();
+        }
         let empty = self.empty.take().map(|since| since.elapsed()).unwrap_or_default();
         self.parts.voice.say(Event::Restored { slot: &self.slot, empty, steps });
     }
@@ -347,8 +365,17 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         self.waiters.set_failed(why);
     }
 
-    fn retire(&self, lease: Held, vm: Option<H::Vm>, why: &Farewell, since: Option<Instant>) -> State<H::Vm> {
+    fn retire(
+        &mut self,
+        lease: Held,
+        vm: Option<H::Vm>,
+        why: &Farewell,
+        since: Option<Instant>,
+    ) -> State<H::Vm> {
         tracing::debug!(slot = %self.slot, identity = ?lease.identity(), %why, "a VM goes");
+        if let Some(place) = &mut self.place {
+            place.leaves();
+        }
         let age = since.map(|since| since.elapsed());
         self.parts.voice.say(Event::Retired { slot: &self.slot, why, age });
         State::Retiring { lease, vm, tries: 0 }
@@ -360,7 +387,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
 }
 
 /// Resolves when at least that much was asked. A pool whose last handle is gone asks to drain. Cancel safe.
-async fn asked(stop: &mut watch::Receiver<Stop>, least: Stop) {
+pub(super) async fn asked(stop: &mut watch::Receiver<Stop>, least: Stop) {
     if stop.wait_for(|now| *now >= least).await.is_err() && least > Stop::Drain {
         std::future::pending().await
     }

@@ -1,38 +1,35 @@
 //! One queue of waiters per runtime: claims on one side, Ready slots on the other.
 
 use std::{
-    collections::BTreeMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until},
+};
 
 use super::claim::{Claim, ClaimError, Lane};
+use crate::scale::lanes::{LaneRules, Lanes, Place};
 
 /// What a waiter gets.
 pub(crate) type Answer = Result<Claim, ClaimError>;
-
-/// The order in which waiters are served: a better lane first, within a lane the one who came first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    lane: Lane,
-    arrival: u64,
-}
 
 /// The waiters of one runtime.
 #[derive(Debug)]
 pub(crate) struct Waiters {
     runtime: String,
+    epoch: Instant,
     state: Mutex<State>,
     arrived: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    waiting: BTreeMap<Rank, oneshot::Sender<Answer>>,
-    arrivals: u64,
+    waiting: Lanes<oneshot::Sender<Answer>>,
     /// Ready slots that wait for a waiter.
     idle: usize,
     closed: bool,
@@ -42,8 +39,11 @@ struct State {
 }
 
 impl Waiters {
-    pub(crate) fn new(runtime: &str) -> Arc<Self> {
-        Arc::new(Self { runtime: runtime.into(), state: Mutex::default(), arrived: Notify::new() })
+    /// Its clock counts from `epoch`.
+    pub(crate) fn new(runtime: &str, rules: LaneRules, epoch: Instant) -> Arc<Self> {
+        let waiting = Lanes::new(rules);
+        let state = State { waiting, idle: 0, closed: false, broken: None, last_failure: None };
+        Arc::new(Self { runtime: runtime.into(), epoch, state: Mutex::new(state), arrived: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -57,16 +57,20 @@ impl Waiters {
         if state.closed {
             return Err(ClaimError::Closed);
         }
-        let hit = state.idle > state.waiting.len();
-        if let Some(reason) = state.broken.as_ref().filter(|_| !hit) {
+        if let Some(reason) = state.broken.as_ref().filter(|_| state.idle <= state.waiting.len()) {
             return Err(self.broken(reason));
         }
-        let rank = Rank { lane, arrival: state.arrivals };
-        state.arrivals += 1;
-        state.waiting.insert(rank, sender);
+        let idle = state.idle;
+        let (place, hit) = state.waiting.join(self.epoch.elapsed(), lane, sender, idle);
         drop(state);
         self.arrived.notify_one();
-        Ok(Waiting { waiters: Arc::clone(self), rank, answer, hit })
+        Ok(Waiting { waiters: Arc::clone(self), place, answer, hit })
+    }
+
+    /// How many wait, and when the first is due.
+    pub(crate) fn waiting(&self) -> (u32, Option<Duration>) {
+        let state = self.state();
+        (u32::try_from(state.waiting.len()).unwrap_or(u32::MAX), state.waiting.due())
     }
 
     /// The first waiter, when there is one. For a Ready slot. Cancel safe: whoever is woken in vain wakes the next.
@@ -74,10 +78,21 @@ impl Waiters {
         let mut idle = Idle::new(self);
         loop {
             let arrived = self.arrived.notified();
-            if let Some(waiter) = idle.serve() {
-                return waiter;
+            let due = match idle.serve() {
+                Ok(waiter) => return waiter,
+                Err(due) => due,
+            };
+            let due = async {
+                match due {
+                    // A little later, so that the clock is past it.
+                    Some(due) => sleep_until(self.epoch + due + Duration::from_millis(1)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = arrived => {}
+                () = due => {}
             }
-            arrived.await;
         }
     }
 
@@ -85,7 +100,7 @@ impl Waiters {
     pub(crate) fn set_broken(&self, reason: &str) {
         let mut state = self.state();
         state.broken = Some(reason.into());
-        for (_, waiter) in std::mem::take(&mut state.waiting) {
+        for waiter in state.waiting.drain() {
             let _ = waiter.send(Err(self.broken(reason)));
         }
     }
@@ -110,7 +125,7 @@ impl Waiters {
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
-        for (_, waiter) in std::mem::take(&mut state.waiting) {
+        for waiter in state.waiting.drain() {
             let _ = waiter.send(Err(ClaimError::Closed));
         }
     }
@@ -132,13 +147,16 @@ impl<'a> Idle<'a> {
         Self { waiters, counted: true }
     }
 
-    /// Takes the first waiter and stops being idle in the same moment.
-    fn serve(&mut self) -> Option<Waiter> {
+    /// Takes the first waiter and stops being idle in the same moment; else says when somebody will be due.
+    fn serve(&mut self) -> Result<Waiter, Option<Duration>> {
         let mut state = self.waiters.state();
-        let (_, answer) = state.waiting.pop_first()?;
+        let idle = state.idle;
+        let Some(answer) = state.waiting.serve(self.waiters.epoch.elapsed(), idle) else {
+            return Err(state.waiting.due());
+        };
         state.idle -= 1;
         self.counted = false;
-        Some(Waiter(answer))
+        Ok(Waiter(answer))
     }
 }
 
@@ -165,7 +183,7 @@ impl Waiter {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     waiters: Arc<Waiters>,
-    rank: Rank,
+    place: Place,
     answer: oneshot::Receiver<Answer>,
     /// Whether a Ready slot was there for it when it came.
     pub(crate) hit: bool,
@@ -190,7 +208,7 @@ impl Future for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.waiters.state().waiting.remove(&self.rank);
+        self.waiters.state().waiting.leave(&self.place);
     }
 }
 
@@ -198,23 +216,13 @@ impl Drop for Waiting {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_better_lane_goes_first_then_who_came_first() {
-        let rank = |lane, arrival| Rank { lane, arrival };
-        let mut ranks = [
-            rank(Lane::Batch, 0),
-            rank(Lane::Normal, 3),
-            rank(Lane::Interactive, 4),
-            rank(Lane::Normal, 1),
-            rank(Lane::Interactive, 2),
-        ];
-        ranks.sort();
-        assert_eq!(ranks.map(|rank| rank.arrival), [2, 4, 1, 3, 0]);
+    fn python() -> Arc<Waiters> {
+        Waiters::new("python", LaneRules::default(), Instant::now())
     }
 
     #[tokio::test]
     async fn who_leaves_is_no_longer_in_the_queue_and_takes_a_late_answer_along() {
-        let waiters = Waiters::new("python");
+        let waiters = python();
         drop(waiters.join(Lane::Normal).unwrap());
         assert!(waiters.join(Lane::Normal).unwrap().leave().is_none());
         assert!(waiters.state().waiting.is_empty());
@@ -225,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hit_is_when_more_slots_are_idle_than_claims_wait() {
-        let waiters = Waiters::new("python");
+        let waiters = python();
         let slots = [waiters.next(), waiters.next()].map(Box::pin);
         let [mut one, mut two] = slots;
         let mut context = Context::from_waker(std::task::Waker::noop());

@@ -15,5 +15,6 @@ mod greeting;
 mod leases;
 mod life;
 mod rig;
+mod scaling;
 mod threads;
 mod trouble;

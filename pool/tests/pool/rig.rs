@@ -75,6 +75,7 @@ impl Rig {
         let ear = Arc::clone(&heard);
         let mut told = Config::new(vec![slots("python", python)]);
         told.restores_at_once = 64;
+        told.gentle = false;
         told.seed = Some(1);
         told.observer = Some(Arc::new(move |event| {
             let heard = match event {

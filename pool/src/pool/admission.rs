@@ -1,0 +1,271 @@
+//! Who may restore when, and how many VMs stay warm: the gate and the scaler behind one lock, driven by the pool's slots,
+//! claims and clock.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, Semaphore, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{config::Config, events::Event, gauges::Voice, waiters::Waiters};
+use crate::scale::{
+    gate::{Gate, Line},
+    scaler::{BIN, Rule, Scaler, Seen},
+};
+
+/// How many VMs of each runtime the pool keeps warm.
+pub type Targets = BTreeMap<String, u32>;
+
+/// What all slots of a pool share to decide what is restored.
+pub(crate) struct Admission {
+    state: Mutex<State>,
+    config: Arc<Config>,
+    runtimes: Vec<Arc<Waiters>>,
+    /// Ready VMs that are asked to go, of each runtime.
+    dismissed: Vec<Semaphore>,
+    targets: watch::Sender<Targets>,
+    voice: Voice,
+    epoch: Instant,
+    /// A claim came: the scaler may have to look earlier.
+    hurry: Notify,
+}
+
+struct State {
+    gate: Gate,
+    scaler: Option<Scaler>,
+    asking: Vec<VecDeque<oneshot::Sender<Place>>>,
+    backlog: Vec<u32>,
+}
+
+impl Admission {
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        runtimes: Vec<Arc<Waiters>>,
+        voice: Voice,
+        epoch: Instant,
+    ) -> Arc<Self> {
+        let rules: Vec<Rule> = config.runtimes.iter().map(|runtime| config.rule(runtime)).collect();
+        let fixed = config.scaling.is_none();
+        let line = |rule: &Rule| {
+            let target = if fixed { rule.ceiling } else { rule.floor.min(rule.ceiling) };
+            Line { cost: rule.cost, target, ..Line::default() }
+        };
+        let gate = Gate::new(config.budget(), rules.iter().map(line).collect());
+        let targets = config.runtimes.iter().zip(gate.lines());
+        let targets: Targets = targets.map(|(runtime, line)| (runtime.name.clone(), line.target)).collect();
+        say(&voice, &targets);
+        let dismissed = rules.iter().map(|_| Semaphore::new(0)).collect();
+        let asking = rules.iter().map(|_| VecDeque::new()).collect();
+        let backlog = vec![0; rules.len()];
+        let scaler = config.scaling.map(|policy| Scaler::new(policy, config.budget(), rules));
+        Arc::new(Self {
+            state: Mutex::new(State { gate, scaler, asking, backlog }),
+            config: Arc::clone(config),
+            runtimes,
+            dismissed,
+            targets: watch::Sender::new(targets),
+            voice,
+            epoch,
+            hurry: Notify::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    pub(crate) fn targets(&self) -> watch::Receiver<Targets> {
+        self.targets.subscribe()
+    }
+
+    /// Memory that is reserved now, in MiB.
+    pub(crate) fn memory_mib(&self) -> u64 {
+        self.state().gate.memory_mib()
+    }
+
+    /// Jobs that wait elsewhere for VMs of a runtime.
+    pub(crate) fn set_backlog(&self, runtime: usize, jobs: u32) {
+        if let Some(backlog) = self.state().backlog.get_mut(runtime) {
+            *backlog = jobs;
+        }
+    }
+
+    /// A claim has joined the queue.
+    pub(crate) fn arrived(self: &Arc<Self>, runtime: usize) {
+        let mut state = self.state();
+        if let Some(scaler) = &mut state.scaler {
+            scaler.claimed(runtime, self.now());
+            self.hurry.notify_one();
+        }
+        self.pump(state);
+    }
+
+    /// Waits for a turn and for room, for a vacant slot. Cancel safe: what was given at the last moment goes back.
+    pub(crate) async fn admit(self: &Arc<Self>, runtime: usize) -> Option<Place> {
+        self.ask(runtime)?.await.ok()
+    }
+
+    fn ask(self: &Arc<Self>, runtime: usize) -> Option<oneshot::Receiver<Place>> {
+        let (give, given) = oneshot::channel();
+        let mut state = self.state();
+        state.asking.get_mut(runtime)?.push_back(give);
+        state.gate.asks(runtime);
+        self.pump(state);
+        Some(given)
+    }
+
+    /// Resolves when a Ready VM of this runtime is to go, to one slot for each VM. Cancel safe.
+    pub(crate) async fn dismissed(&self, runtime: usize) {
+        match self.dismissed.get(runtime) {
+            Some(dismissed) => match dismissed.acquire().await {
+                Ok(permit) => permit.forget(),
+                Err(_) => std::future::pending().await,
+            },
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Lets in whom the gate lets in.
+    fn pump(self: &Arc<Self>, mut guard: MutexGuard<'_, State>) {
+        let state = &mut *guard;
+        for (runtime, waiters) in self.runtimes.iter().enumerate() {
+            let (waiting, due) = waiters.waiting();
+            state.gate.set_waiting(runtime, waiting, due);
+            // Whoever no longer listens no longer asks.
+            let Some(asking) = state.asking.get_mut(runtime) else { continue };
+            let before = asking.len();
+            asking.retain(|slot| !slot.is_closed());
+            (asking.len()..before).for_each(|_| state.gate.withdraws(runtime));
+        }
+        let mut given = Vec::new();
+        while let Some(runtime) = state.gate.next(self.now()) {
+            let place =
+                Place { admission: Arc::clone(self), runtime, stage: Stage::Warming, since: Instant::now() };
+            given.push((state.asking.get_mut(runtime).and_then(VecDeque::pop_front), place));
+        }
+        // A place that nobody takes is dropped, which needs the lock.
+        drop(guard);
+        for (slot, place) in given {
+            if let Some(slot) = slot {
+                let _ = slot.send(place);
+            }
+        }
+    }
+
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        self.pump(state);
+    }
+
+    /// Sets targets until `over`. Without a scaler it only keeps the pace of refills.
+    pub(crate) async fn run(self: Arc<Self>, over: impl Future<Output = ()>) {
+        if self.config.scaling.is_none() && self.config.refills_per_second.is_none() {
+            return;
+        }
+        tokio::pin!(over);
+        loop {
+            let next = self.state().scaler.as_ref().map_or_else(|| self.now() + BIN, Scaler::next);
+            tokio::select! {
+                biased;
+                () = &mut over => return,
+                () = sleep_until(self.epoch + next) => self.tick(),
+                () = self.hurry.notified() => {}
+            }
+        }
+    }
+
+    fn tick(self: &Arc<Self>) {
+        let now = self.now();
+        let mut state = self.state();
+        let mut changed = None;
+        let State { gate, scaler, backlog, .. } = &mut *state;
+        if let Some(scaler) = scaler {
+            let seen = |(line, backlog): (&Line, &u32)| Seen {
+                busy: line.held.saturating_sub(line.warming + line.ready),
+                waiting: line.waiting,
+                backlog: *backlog,
+                scheduled: 0,
+            };
+            let seen: Vec<_> = gate.lines().iter().zip(&*backlog).map(seen).collect();
+            scaler.tick(now, &seen);
+            for (runtime, dismissed) in self.dismissed.iter().enumerate() {
+                gate.set_target(runtime, scaler.target(runtime));
+                dismissed.forget_permits(dismissed.available_permits());
+                dismissed.add_permits(gate.surplus(runtime) as usize);
+            }
+            let names = self.config.runtimes.iter().map(|runtime| runtime.name.clone());
+            let now: Targets = names.zip(gate.lines().iter().map(|line| line.target)).collect();
+            if self.targets.send_if_modified(|said| std::mem::replace(said, now.clone()) != now) {
+                changed = Some(now);
+            }
+        }
+        self.pump(state);
+        if let Some(targets) = changed {
+            say(&self.voice, &targets);
+        }
+    }
+}
+
+fn say(voice: &Voice, targets: &Targets) {
+    for (runtime, slots) in targets {
+        voice.say(Event::Target { runtime, slots: *slots });
+    }
+}
+
+/// How far a VM is, as the gate counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Warming,
+    Ready,
+    Busy,
+}
+
+/// The room of one VM, from before its restore until it is destroyed. Dropped when nothing of the VM is left.
+pub(crate) struct Place {
+    admission: Arc<Admission>,
+    runtime: usize,
+    stage: Stage,
+    since: Instant,
+}
+
+impl Place {
+    /// The VM is Ready; the turn is another's.
+    pub(crate) fn ready(&mut self) {
+        let (runtime, took) = (self.runtime, self.since.elapsed());
+        self.stage = Stage::Ready;
+        self.admission.change(|state| {
+            state.gate.ready(runtime);
+            if let Some(scaler) = &mut state.scaler {
+                scaler.restored(runtime, took);
+            }
+        });
+    }
+
+    /// The VM is no longer warm: it was claimed, or retires.
+    pub(crate) fn leaves(&mut self) {
+        let (runtime, stage) = (self.runtime, std::mem::replace(&mut self.stage, Stage::Busy));
+        match stage {
+            Stage::Warming => self.admission.change(|state| state.gate.failed(runtime)),
+            Stage::Ready => self.admission.change(|state| state.gate.taken(runtime)),
+            Stage::Busy => {}
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leaves();
+        let runtime = self.runtime;
+        self.admission.change(|state| state.gate.gone(runtime));
+    }
+}

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Installs what Hearth needs on Debian bookworm and what this machine lacks; as root. Nothing missing: nothing said,
-# nothing touched. `install-deps.sh test` also wants what the checks need (rustfmt, clippy, cargo-deny).
+# nothing touched. `install-deps.sh test` also wants what the checks need (rustfmt, clippy, cargo-deny, servers).
 set -euo pipefail
 
 readonly SUITE=bookworm
 readonly QEMU_LEAST=8.2 # the first with `migrate file:`; bookworm itself has 7.2
 readonly VHOST_DEVICE_VSOCK=0.3.0
 readonly CARGO_DENY=0.20.2
+readonly S3S_FS=0.14.1    # an S3 server
+readonly AZURITE=3.35.0   # an Azure server; the last that runs on the Node.js of Debian bookworm
+readonly TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/hearth-tools
 readonly MUSL=x86_64-unknown-linux-musl
 readonly CARGO_BIN=${CARGO_HOME:-$HOME/.cargo}/bin
 PATH=$PATH:$CARGO_BIN:/usr/sbin:/sbin
@@ -26,7 +29,11 @@ want mke2fs e2fsprogs
 want xz xz-utils
 want depmod kmod
 want unshare util-linux
-if [ "${1:-}" = test ]; then want redis-server redis-server; fi # the tests start servers of their own on free ports
+if [ "${1:-}" = test ]; then # the tests start servers of their own on free ports
+  want redis-server redis-server
+  want node nodejs
+  want npm npm
+fi
 has cc || { say 'a C linker is missing (packages gcc, libc6-dev)'; packages+=(gcc libc6-dev); }
 
 qemu_version() { qemu-system-x86_64 --version 2>/dev/null | sed -n '1s/.*version \([0-9.]*\).*/\1/p'; }
@@ -105,9 +112,18 @@ install_qemu() {
 # --- cargo -----------------------------------------------------------------------------------------------------------
 
 # In a target directory of its own, so that the workspace's stays as it is.
-cargo_install() { # crate, version
-  say "building $1 $2 (a few minutes, once)"
-  env -u CARGO_TARGET_DIR cargo install --quiet --locked --version "$2" "$1" >&2
+cargo_install() { # crate, version, more arguments
+  local crate=$1 version=$2
+  shift 2
+  say "building $crate $version (a few minutes, once)"
+  env -u CARGO_TARGET_DIR cargo install --quiet --locked --version "$version" "$@" "$crate" >&2
+}
+
+install_azurite() {
+  local prefix=$TOOLS/azurite-$AZURITE
+  say "installing azurite $AZURITE"
+  npm install --silent --no-audit --no-fund --omit=dev --prefix "$prefix" "azurite@$AZURITE" >&2 || return 1
+  ln -sf "$prefix/node_modules/.bin/azurite-blob" "$CARGO_BIN/azurite-blob"
 }
 
 install_musl() {
@@ -121,6 +137,8 @@ for_tests() {
   cargo fmt --version >/dev/null 2>&1 || { say 'rustfmt is missing'; rustup component add rustfmt >&2; }
   cargo clippy --version >/dev/null 2>&1 || { say 'clippy is missing'; rustup component add clippy >&2; }
   has cargo-deny || cargo_install cargo-deny "$CARGO_DENY"
+  has s3s-fs || cargo_install s3s-fs "$S3S_FS" --features binary
+  has azurite-blob || install_azurite
 }
 
 # ---------------------------------------------------------------------------------------------------------------------

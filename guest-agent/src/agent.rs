@@ -87,6 +87,7 @@ impl Agent {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             controllers: self.groups.controllers().names(),
             awake: self.awake(),
+            put_directories: true,
             disk_quota: if self.awake() { self.quota.enabled() } else { scratch && wake::kernel_has_quota() },
             file_limits: true,
             ip: self.jail.is_some(),

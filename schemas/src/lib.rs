@@ -6,6 +6,7 @@
 //! * [`manifest`]: what a snapshot says about itself.
 //! * [`limits`]: every bound, its unit in its name.
 //! * [`paths`]: which paths and patterns stay inside a job's working tree.
+//! * [`reference`]: names of objects outside of a message.
 
 pub mod backlog;
 #[cfg(feature = "json")]
@@ -19,6 +20,7 @@ pub mod limits;
 #[cfg(feature = "json")]
 pub mod manifest;
 pub mod paths;
+pub mod reference;
 #[cfg(feature = "json")]
 pub mod result;
 

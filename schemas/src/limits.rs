@@ -50,6 +50,15 @@ pub const LIVE_HOST_BACKLOG_BYTES: usize = 1024 * 1024;
 /// What an agent holds of live output for its host; more is dropped and marked.
 pub const LIVE_GUEST_BACKLOG_BYTES: usize = 256 * 1024;
 
+/// Longest name of an object: scheme, store and key, in bytes.
+pub const REFERENCE_MAX_BYTES: usize = 2048;
+/// Longest name of a bucket, a container or a folder of objects, in bytes.
+pub const REFERENCE_STORE_MAX_BYTES: usize = 255;
+/// Entries of one tar archive.
+pub const TAR_ENTRIES_MAX: usize = 16 * 1024;
+/// Names of all entries of one tar archive together, in bytes: a list of them is held.
+pub const TAR_NAMES_MAX_BYTES: usize = 2 * 1024 * 1024;
+
 /// Memory of a VM that the job never gets: the agent and the kernel live there.
 pub const AGENT_RESERVE_MIB: u64 = 64;
 

@@ -35,8 +35,12 @@ fn finished() -> JobResult {
         sha256: "00".repeat(32),
         content: OutputContent::Text("x".into()),
     }];
-    result.skipped_outputs =
-        vec![SkippedOutput { path: "l".into(), reason: SkippedReason::NotRegular, size_bytes: None }];
+    result.skipped_outputs = vec![SkippedOutput {
+        path: "l".into(),
+        reason: SkippedReason::NotRegular,
+        size_bytes: None,
+        message: None,
+    }];
     result.missing_outputs = vec!["*.png".into()];
     result.timings = Timings { run_ms: Some(Millis::from_micros(13_000)), ..Timings::default() };
     result.attempt = 1;

@@ -12,6 +12,7 @@ pub mod beliefs;
 pub mod examples;
 pub mod lease_rules;
 pub mod ledger_rules;
+pub mod objects;
 pub mod process;
 pub mod real;
 pub mod redis;

@@ -12,15 +12,17 @@ use hearth_schemas::{
     result::{JobResult, Millis, Step},
 };
 use tokio::time::{Instant, MissedTickBehavior};
+use ulid::Ulid;
 
 use crate::{
     admit::Job,
     dispose::Suspect,
-    execute::{Executed, StepFailure, execute},
+    execute::{Executed, StepFailure, Transfers, execute},
     finish::{self, Circumstances},
     handle::Service,
     ledger::{Beat, FailedAttempt, HEARTBEAT_EVERY, Ledger, Token, unix_ms},
     live::Feed,
+    objects::{FetchError, Fetched, Objects},
     stop::{self, Stop, StopReason, Stopper},
 };
 
@@ -101,6 +103,11 @@ async fn run<L: Ledger, S>(
     mut circumstances: Circumstances,
     feed: &Feed,
 ) -> Attempted {
+    let objects = service.intake().objects.clone();
+    let fetched = match fetch(service.worker(), &objects, job, stop, &mut circumstances).await {
+        Ok(fetched) => fetched,
+        Err(attempted) => return *attempted,
+    };
     let started = Instant::now();
     let claimed = match stop.reason() {
         Some(_) => None,
@@ -129,7 +136,9 @@ async fn run<L: Ledger, S>(
     };
     circumstances.saw(&claim);
     feed.claimed(LiveBy::Result);
-    let executed = execute(claim.session(), job, stop, feed).await;
+    let attempt = format!("{}-{}", circumstances.attempt, Ulid::generate());
+    let transfers = Transfers { objects: &objects, fetched, attempt };
+    let executed = execute(claim.session(), job, &transfers, stop, feed).await;
     match executed {
         Ok(executed) => Attempted::Result(Box::new(match stop.reason() {
             Some(reason) if finish::cut_short(&executed) => {
@@ -144,6 +153,40 @@ async fn run<L: Ledger, S>(
             Attempted::Failed { failed, suspect }
         }
     }
+}
+
+/// Brings the job's objects to this host before it takes a VM.
+async fn fetch(
+    worker: &str,
+    objects: &Objects,
+    job: &Job,
+    stop: &Stop,
+    circumstances: &mut Circumstances,
+) -> Result<Fetched, Box<Attempted>> {
+    let started = Instant::now();
+    let fetched = tokio::select! {
+        fetched = objects.fetch(&job.files) => fetched,
+        reason = stop.stopped() => {
+            let stopped = finish::stopped(job, circumstances, Executed::default(), reason);
+            return Err(Box::new(Attempted::Result(stopped.into())));
+        }
+    };
+    if job.files.iter().any(|file| file.content.object().is_some()) {
+        circumstances.fetch = Some(started.elapsed());
+    }
+    fetched.map_err(|error| {
+        Box::new(match error {
+            FetchError::Job(message) => {
+                let executed = Executed::without_files(job, message);
+                Attempted::Result(finish::finished(job, circumstances, executed).into())
+            }
+            // No VM was reached, so this does not count as one of the job's attempts.
+            error @ FetchError::Ours { .. } => {
+                let failed = failed(worker, Step::Upload, chain(&error), started.elapsed(), false);
+                Attempted::Failed { failed, suspect: Suspect::Us }
+            }
+        })
+    })
 }
 
 fn lane(lane: Lane) -> PoolLane {

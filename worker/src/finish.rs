@@ -28,6 +28,8 @@ pub struct Circumstances {
     pub arrived: Instant,
     /// When the attempt began.
     pub began: Instant,
+    /// How long the job's objects took to be fetched.
+    pub fetch: Option<Duration>,
     /// How long the claim took.
     pub claim: Option<Duration>,
     /// How long the VM's restore and wake had taken.
@@ -44,6 +46,7 @@ impl Circumstances {
             attempt,
             arrived,
             began: Instant::now(),
+            fetch: None,
             claim: None,
             wake: None,
             snapshot: None,
@@ -146,6 +149,7 @@ fn ran(job: &Job, circumstances: &Circumstances, executed: Executed, status: Sta
     result.skipped_outputs = executed.skipped;
     result.timings = executed.timings;
     result.timings.queued_ms = Some((circumstances.began - circumstances.arrived).into());
+    result.timings.fetch_ms = circumstances.fetch.map(Into::into);
     result.timings.claim_ms = circumstances.claim.map(Into::into);
     result.timings.wake_ms = circumstances.wake.map(Into::into);
     result.worker = Some(circumstances.worker.clone());

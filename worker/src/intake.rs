@@ -11,6 +11,7 @@ use crate::{
     admit::{Job, Producer, Terms, admit},
     amqp::reply::ReplyRule,
     ledger::Quotas,
+    objects::Objects,
     seams::Properties,
 };
 
@@ -34,6 +35,8 @@ pub struct Intake {
     pub worker: String,
     /// Where results may be sent. In one process, where that is no queue's name, there is no rule.
     pub reply: Option<ReplyRule>,
+    /// Where objects are; `terms.objects` says who may have which.
+    pub objects: Objects,
 }
 
 impl Intake {
@@ -47,6 +50,7 @@ impl Intake {
             quotas: Quotas::default(),
             worker: worker.into(),
             reply: None,
+            objects: Objects::none(),
         }
     }
 

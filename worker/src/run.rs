@@ -1,6 +1,11 @@
 //! A worker, put together: jobs from the broker, VMs from the pool, results to the broker, until it is told to stop.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hearth_pool::{phase::Phase, pool::Pool};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -24,6 +29,7 @@ use crate::{
     intake::Intake,
     ledger::{JobKey, Ledger},
     meters,
+    objects::{Objects, OpenError},
     reaper::reap,
     service::serve,
     settings::Settings,
@@ -39,7 +45,7 @@ const MEASURE_EVERY: Duration = Duration::from_secs(1);
 pub enum Order {
     /// Take nothing more, finish what is under way, stop. The second time: stop at once.
     Drain,
-    /// From now on these settings, as far as they can be changed: tenants, trusted users, limits of jobs, reply rule.
+    /// From now on these settings, as far as they can be changed: tenants, trusted users, limits of jobs, stores of objects, reply rule.
     Reload(Box<Settings>),
 }
 
@@ -59,6 +65,8 @@ pub struct Parts<L> {
     pub ledger_trouble: watch::Receiver<Option<String>>,
     /// What is measured.
     pub metrics: PrometheusHandle,
+    /// A directory for objects on their way, on a disk.
+    pub object_spool: PathBuf,
 }
 
 /// A worker that could not start.
@@ -67,6 +75,9 @@ pub enum RunError {
     /// Where results wait.
     #[error("the spool")]
     Spool(#[from] SpoolError),
+    /// Where objects are.
+    #[error("the stores of objects")]
+    Objects(#[from] OpenError),
     /// Where operators look.
     #[error("the address for operators, {address}")]
     Admin {
@@ -103,7 +114,7 @@ pub async fn run<L: Ledger>(
     if let Some(directory) = &settings.spool {
         sink = sink.with_spool(directory, settings.spool_max_bytes)?;
     }
-    let intake = intake(&settings, &parts.name, &parts.offers);
+    let intake = intake_of(&settings, &parts.name, &parts.offers, &parts.object_spool)?;
     let service = Arc::new(Service::new(parts.ledger, sink, parts.pool, intake));
     let config = source_config(&settings, &parts.offers, parts.slots);
     let (source, source_task) = AmqpSource::start(config, service.clone(), publisher.clone());
@@ -153,26 +164,33 @@ pub async fn run<L: Ledger>(
                     draining.send_replace(true);
                 }
                 Order::Reload(settings) => {
-                    service.set_intake(intake_of(&service, &settings, &parts.offers));
-                    tracing::info!("reloaded tenants, limits of jobs, and where results may go");
+                    match intake_of(&settings, service.worker(), &parts.offers, &parts.object_spool) {
+                        Ok(intake) => {
+                            service.set_intake(intake);
+                            tracing::info!("reloaded tenants, limits of jobs, stores of objects, and where results may go");
+                        }
+                        Err(error) => tracing::error!(error = chain(&error), "the settings stay as they were"),
+                    }
                 }
             },
         }
     }
 }
 
-fn intake_of<L, S>(service: &Service<L, S>, settings: &Settings, offers: &BTreeMap<String, Offer>) -> Intake {
-    intake(settings, service.worker(), offers)
-}
-
-fn intake(settings: &Settings, name: &str, offers: &BTreeMap<String, Offer>) -> Intake {
+fn intake_of(
+    settings: &Settings,
+    name: &str,
+    offers: &BTreeMap<String, Offer>,
+    object_spool: &Path,
+) -> Result<Intake, OpenError> {
     let terms = Terms {
         job_wall_max_ms: u64::try_from(settings.job_wall_max.as_millis()).unwrap_or(u64::MAX),
         deadline_ms: settings.deadline_ms,
+        objects: settings.objects.terms(),
         ..Terms::new(offers.clone())
     };
     let rule = ReplyRule::new(settings.broker.names.clone(), settings.broker.reply_to.clone());
-    Intake {
+    Ok(Intake {
         terms,
         tenants: settings.tenants.clone(),
         trusted: settings.trusted.clone(),
@@ -180,7 +198,8 @@ fn intake(settings: &Settings, name: &str, offers: &BTreeMap<String, Offer>) -> 
         quotas: settings.quotas.clone(),
         worker: name.to_owned(),
         reply: Some(rule),
-    }
+        objects: Objects::open(&settings.objects, object_spool.to_owned())?,
+    })
 }
 
 fn source_config(settings: &Settings, offers: &BTreeMap<String, Offer>, slots: u16) -> SourceConfig {

@@ -9,7 +9,7 @@ use hearth_schemas::{
     manifest::Entry,
     result::{Refusal, RefusalCode},
 };
-use hearth_worker::admit::{Job, Limits, Offer, Producer, Terms, admit, base_env};
+use hearth_worker::admit::{Content, Job, JobFile, Limits, Offer, Producer, Terms, admit, base_env};
 use serde_json::{Value, json};
 
 const PRODUCER: Producer<'_> = Producer { fallback_id: "made-up", tenant: "acme", may_name_tenant: false };
@@ -187,7 +187,7 @@ fn paths_stay_inside_and_out_of_each_others_way() {
 
 #[test]
 fn a_file_has_one_content_that_can_be_decoded() {
-    let one_of: &[&str] = &["allowed is one of `text` and `base64`"];
+    let one_of: &[&str] = &["allowed is one of `text`, `base64`, `tar_base64`, `object` and `tar_object`"];
     let none = with(json!({"files": [{"path": "a"}]}));
     let base64 = |text: &str| with(json!({"files": [{"path": "a", "base64": text}]}));
     let large = "x".repeat(8 * 1024 * 1024 + 1);
@@ -244,15 +244,11 @@ fn commands_can_be_executed_as_they_are() {
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
     let code = RefusalCode::NotSupported;
-    let object = json!({"path": "a", "object": "s3://b/k", "sha256": "00", "size": 1});
-    let tar = json!({"path": "a", "tar_base64": "AA=="});
     let yet: &[&str] = &["not yet supported"];
     refuses(vec![
         (with(json!({"session": {}})), code, "session", yet),
         (with(json!({"checkpoint": "x"})), code, "checkpoint", yet),
         (with(json!({"network": {"allow": ["a:1"]}})), code, "network", &["not yet supported", "\"none\""]),
-        (with(json!({"files": [object]})), code, "files[0].object", yet),
-        (with(json!({"files": [tar]})), code, "files[0].tar_base64", yet),
         (stage(json!({"cases": [{"name": "1"}]})), code, "stages[0].cases", yet),
         (stage(json!({"stop_on_failure": true})), code, "stages[0].stop_on_failure", yet),
     ]);
@@ -261,13 +257,18 @@ fn what_is_not_built_yet_is_refused_by_name() {
     assert!(admitted(&with(json!({"stream": true}))).is_ok_and(|job| job.stream));
 }
 
+fn inline(file: &JobFile) -> &[u8] {
+    let Content::Inline(bytes) = &file.content else { panic!("inline: {file:?}") };
+    bytes
+}
+
 #[test]
 fn code_becomes_one_file_and_one_stage() {
     let job = admitted(&json!({"runtime": "python", "code": "print(1)"})).unwrap();
     assert_eq!((job.key.tenant.as_str(), job.key.id.as_str()), ("acme", "made-up"));
     assert_eq!((job.lane, job.deadline), (Lane::Normal, Duration::from_secs(3600)));
     let [file] = &job.files[..] else { panic!("one file") };
-    assert_eq!((file.path.as_str(), file.mode, &file.content[..]), ("main.py", 0o644, &b"print(1)"[..]));
+    assert_eq!((file.path.as_str(), file.mode, inline(file)), ("main.py", 0o644, &b"print(1)"[..]));
     let [stage] = &job.stages[..] else { panic!("one stage") };
     assert_eq!((stage.name.as_str(), stage.cwd.as_str()), ("run", ""));
     assert_eq!(stage.argv, ["python3", "main.py"]);
@@ -298,7 +299,7 @@ fn a_stage_goes_before_the_job_and_the_job_before_the_default() {
     }))
     .unwrap();
     assert_eq!((job.lane, job.deadline, job.key.id.as_str()), (Lane::Batch, Duration::from_millis(5), "j"));
-    assert_eq!((&job.files[0].content[..], job.files[0].mode), (&[0xff, 0][..], 0o755));
+    assert_eq!((inline(&job.files[0]), job.files[0].mode), (&[0xff, 0][..], 0o755));
     let [a, b] = &job.stages[..] else { panic!("two stages") };
     assert_eq!((a.limits.wall_ms, a.limits.cpu_ms, a.limits.memory_bytes >> 20), (3000, 9, 100));
     assert_eq!((b.limits.wall_ms, b.limits.cpu_ms, b.limits.processes), (2000, 2000, 64));

@@ -222,6 +222,7 @@ async fn a_worker_says_how_it_is_takes_orders_and_drains() {
         ledger: setup.ledger.clone(),
         ledger_trouble,
         metrics: meters::start().unwrap(),
+        object_spool: spool.path().join("objects"),
     };
     let worker = tokio::spawn(run(settings("one"), parts, taken));
     until("it is ready", async || page(address, "/ready").is_some_and(|page| page.contains("200 OK"))).await;

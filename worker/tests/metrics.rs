@@ -128,6 +128,7 @@ impl Worker {
             ledger: setup.ledger.clone(),
             ledger_trouble: watch::channel(None).1,
             metrics,
+            object_spool: spool.join("objects"),
         };
         Self { orders, running: tokio::spawn(run(settings, parts, taken)) }
     }

@@ -49,6 +49,16 @@ impl Tree {
         Ok(openat2(&self.root, path, DIRECTORY, Mode::empty(), CONFINED)?)
     }
 
+    /// Makes a directory, and those on the way, unless they are there.
+    fn make_path(&self, path: &str) -> Result<(), PathError> {
+        let (parent, name) = self.open_parent(path)?;
+        match openat2(&parent, name, DIRECTORY, Mode::empty(), CONFINED) {
+            Err(Errno::NOENT) => self.make_dir(&parent, name)?,
+            opened => opened?,
+        };
+        Ok(())
+    }
+
     /// Opens a file of the tree to be read. Never waits, whatever it is.
     fn open_file(&self, path: &str) -> Result<OwnedFd, PathError> {
         check_path(path)?;

@@ -77,6 +77,10 @@ impl<'a> Upload<'a> {
             (Arrived::Item(Some(put_item::Body::Entry(entry))), None) => {
                 self.open = Some(Incoming::create(self.tree, entry)?);
             }
+            (Arrived::Item(Some(put_item::Body::Directory(directory))), None) => {
+                let made = self.tree.make_path(&directory.path);
+                made.map_err(|source| PutError::Path { path: directory.path, source })?;
+            }
             (Arrived::Data(bytes), Some(file)) => file.write(&bytes)?,
             (Arrived::Item(Some(put_item::Body::End(end))), Some(file)) => {
                 file.finish(&end)?;
@@ -190,6 +194,8 @@ fn temporary_name() -> Result<String, Errno> {
 mod tests {
     use std::{fs, os::unix::fs::symlink, path::Path};
 
+    use hearth_schemas::guest::messages::PutDirectory;
+
     use super::*;
 
     fn entry(path: &str, mode: u32, size_bytes: u64) -> Arrived {
@@ -228,6 +234,24 @@ mod tests {
         one(root.path(), "a/b/c", b"").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"", "the later one counts");
         assert_eq!(names(&root.path().join("a/b")), ["c"]);
+    }
+
+    #[test]
+    fn a_directory_is_made_with_those_on_its_way_and_may_be_there() {
+        let root = tempfile::tempdir().unwrap();
+        symlink("/", root.path().join("way-out")).unwrap();
+        let directory = |path: &str| {
+            let path = path.to_owned();
+            Arrived::Item(Some(put_item::Body::Directory(PutDirectory { path })))
+        };
+        put(root.path(), [directory("a/b"), directory("a/b"), directory("a"), Arrived::End]).unwrap();
+        assert!(root.path().join("a/b").is_dir());
+        one(root.path(), "f", b"").unwrap();
+        for path in ["f", "f/x", "../x", "way-out", "way-out/x", ""] {
+            assert_eq!(put(root.path(), [directory(path)]).unwrap_err().kind(), FaultKind::Path, "{path}");
+        }
+        let between = put(root.path(), [entry("g", 0o600, 1), directory("x")]);
+        assert_eq!(between.unwrap_err().kind(), FaultKind::Unsupported);
     }
 
     #[test]

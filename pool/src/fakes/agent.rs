@@ -107,6 +107,7 @@ pub(super) async fn serve(
         disk_quota: true,
         file_limits: true,
         ip: true,
+        put_directories: true,
         ..HelloReply::default()
     };
     let Ok((connection, _zero)) = hearth_wire::accept(io, hello).await else { return Ending::Quiet };
@@ -165,6 +166,10 @@ impl Agent {
             None => fault(FaultKind::Unsupported, "unknown request"),
         };
         say(&stream, answer).await?;
+        let Stream { sender, mut receiver } = stream;
+        sender.end().await?;
+        // To forget the stream now would throw away what is still queued on it.
+        while let Ok(Some(_)) = receiver.next().await {}
         Ok(None)
     }
 

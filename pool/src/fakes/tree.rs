@@ -55,6 +55,7 @@ pub(super) async fn put(agent: &Agent, stream: &mut Stream) -> Result<reply::Bod
                 done.bytes += bytes.len() as u64;
                 agent.served().tree.write(&path, mode, bytes.into());
             }
+            (Some(put_item::Body::Directory(_)), None) => {}
             _ => return Err(StreamError::Unexpected("item")),
         }
     }

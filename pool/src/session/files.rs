@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hearth_schemas::{
     guest::{
-        messages::{Get, GetDone, Put, PutDone, PutEntry, PutEntryEnd, PutItem, put_item, reply, request},
+        messages::{
+            FaultKind, Get, GetDone, Put, PutDirectory, PutDone, PutEntry, PutEntryEnd, PutItem, put_item,
+            reply, request,
+        },
         mux::Received,
     },
     limits::{DATA_CHUNK_BYTES, PATH_MAX_BYTES},
@@ -23,13 +26,15 @@ pub struct Upload {
     sender: Sender,
     receiver: StreamReceiver,
     traffic: Traffic,
+    directories: bool,
 }
 
 impl Session {
     /// Opens an upload; any number of files go over one stream.
     pub async fn put(&self) -> Result<Upload, SessionError> {
         let Stream { sender, receiver } = self.request(request::Body::Put(Put {})).await?;
-        Ok(Upload { sender, receiver, traffic: self.traffic.clone() })
+        let (traffic, directories) = (self.traffic.clone(), self.hello().put_directories);
+        Ok(Upload { sender, receiver, traffic, directories })
     }
 
     /// Asks for the files that match; read them with [`Download::next`].
@@ -70,6 +75,16 @@ impl Upload {
             self.send(chunk.freeze()).await?;
         }
         self.item(put_item::Body::End(PutEntryEnd { sha256: digest.finalize().to_vec() })).await
+    }
+
+    /// Makes a directory, unless it is there. Not cancel safe: drop the upload.
+    pub async fn directory(&mut self, path: &str) -> Result<(), SessionError> {
+        if !self.directories {
+            let message =
+                "the agent in this snapshot is too old to make directories; bake it again".to_owned();
+            return Err(SessionError::Fault { kind: FaultKind::Unsupported, message });
+        }
+        self.item(put_item::Body::Directory(PutDirectory { path: path.into() })).await
     }
 
     /// Ends the upload; the files are in place when this returns.

@@ -55,6 +55,15 @@ pub enum SessionError {
         /// The bound.
         limit: Duration,
     },
+    /// Writing a downloaded file failed on the host.
+    #[error("keeping {path} that was downloaded")]
+    Target {
+        /// Its path in the guest.
+        path: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Reading a file to upload failed on the host.
     #[error("reading {path} to upload it")]
     Source {

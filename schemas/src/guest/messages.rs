@@ -48,6 +48,9 @@ pub struct HelloReply {
     /// Whether this agent can let a command use IP.
     #[prost(bool, tag = "21")]
     pub ip: bool,
+    /// Whether this agent takes [`PutDirectory`].
+    #[prost(bool, tag = "30")]
+    pub put_directories: bool,
 }
 
 /// Host to agent: the first message of a stream, which says what the stream is for.
@@ -281,11 +284,19 @@ pub struct PutEntryEnd {
     pub sha256: Vec<u8>,
 }
 
+/// A directory of an upload, made if it is not there; files make their own.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PutDirectory {
+    /// Relative to the working tree; parents are made.
+    #[prost(string, tag = "1")]
+    pub path: String,
+}
+
 /// Host to agent on the stream of a put, after the request.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct PutItem {
     /// Absent when the agent is older than the item.
-    #[prost(oneof = "put_item::Body", tags = "1, 2")]
+    #[prost(oneof = "put_item::Body", tags = "1, 2, 30")]
     pub body: Option<put_item::Body>,
 }
 
@@ -300,6 +311,9 @@ pub mod put_item {
         /// Closes it.
         #[prost(message, tag = "2")]
         End(super::PutEntryEnd),
+        /// Makes a directory, between files. Only for agents whose hello says [`super::HelloReply::put_directories`].
+        #[prost(message, tag = "30")]
+        Directory(super::PutDirectory),
     }
 }
 

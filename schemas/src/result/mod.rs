@@ -226,6 +226,9 @@ pub struct SkippedOutput {
     /// Its size in bytes, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
+    /// For people: what is allowed, and what the operator can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// Why a match is not returned.
@@ -252,6 +255,9 @@ pub struct Timings {
     /// From the message's timestamp, or intake, to the claim's start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued_ms: Option<Millis>,
+    /// Fetching the objects that the job names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch_ms: Option<Millis>,
     /// Waiting for a warm VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_ms: Option<Millis>,

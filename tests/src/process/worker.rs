@@ -88,6 +88,7 @@ pub async fn run(arguments: &Arguments) -> Result<Stopped> {
         ledger,
         ledger_trouble,
         metrics: meters::start()?,
+        object_spool: arguments.run_dir.join("objects"),
     };
     let stopped = serve(settings, parts, orders).await?;
     let grace = if stopped == Stopped::Drained { grace } else { Duration::ZERO };

@@ -6,6 +6,6 @@ mod worker;
 
 pub use self::{
     leftovers::Leftovers,
-    machine::{Machine, hearth},
+    machine::{Machine, hearth, program},
     worker::Worker,
 };

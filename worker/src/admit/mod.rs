@@ -6,6 +6,7 @@ mod command;
 mod digest;
 mod files;
 mod limits;
+mod objects;
 mod terms;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -20,8 +21,10 @@ use hearth_schemas::{
 
 pub use code::{CODE_STAGE, COMPILE_STAGE};
 pub use command::base_env;
-pub use files::JobFile;
+pub use files::{Content, JobFile};
 pub use limits::Limits;
+pub(crate) use objects::hex;
+pub use objects::{EVERY_TENANT, ObjectInput, ObjectTerms};
 pub use terms::{Bound, LimitTerms, Offer, Producer, Terms};
 
 use crate::ledger::JobKey;
@@ -87,7 +90,9 @@ pub fn admit(mut request: JobRequest, terms: &Terms, producer: &Producer<'_>) ->
     metadata(&request.metadata)?;
     let written = code::written_out(&mut request, offer)?;
     let stages = stages(written.stages, &request, offer, terms)?;
-    let files = files::files(written.files, request.code.is_some())?;
+    let objects = (&terms.objects, key.tenant.as_str());
+    let files = files::files(written.files, request.code.is_some(), objects)?;
+    files::room(&files, &stages, &terms.objects)?;
     Ok(Job {
         key,
         digest,

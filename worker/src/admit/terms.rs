@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use hearth_schemas::manifest::{Entry, Manifest};
 
+use super::objects::ObjectTerms;
+
 /// Under which terms jobs are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -15,6 +17,8 @@ pub struct Terms {
     pub job_wall_max_ms: u64,
     /// Default and bound of `deadline_ms`.
     pub deadline_ms: Bound,
+    /// Which objects jobs may name.
+    pub objects: ObjectTerms,
 }
 
 impl Terms {
@@ -25,6 +29,7 @@ impl Terms {
             limits: LimitTerms::default(),
             job_wall_max_ms: 20 * 60 * 1000,
             deadline_ms: Bound { default: 60 * 60 * 1000, max: 24 * 60 * 60 * 1000 },
+            objects: ObjectTerms::default(),
         }
     }
 }

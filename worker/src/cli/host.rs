@@ -1,15 +1,18 @@
 //! This host as the commands see it.
 
-use std::io;
+use std::{io, path::Path};
 
 use hearth_pool::guard::GuardCommand;
-use hearth_worker::local::{Host, OpenError};
+use hearth_worker::{
+    local::{Host, OpenError},
+    objects::ObjectSettings,
+};
 
 use super::{
     exit::{Exit, Failure},
     hypervisor::{self, Choice},
 };
-use crate::config::Config;
+use crate::config::{Config, setting};
 
 /// This process's name in records and results: unique among the live ones of this host.
 pub fn worker() -> String {
@@ -32,6 +35,15 @@ pub fn with(config: &Config, worker: &str, choice: Choice) -> Result<Host, Failu
     let Choice { vmm, facts, why } = choice;
     tracing::info!(hypervisor = vmm.name(), %why, version = %facts.hypervisor_version, "hypervisor chosen");
     Ok(Host { data_dir, run_dir, vmm, guard, worker: worker.to_owned(), facts })
+}
+
+/// The stores of a single process, of which without a file there are none.
+pub fn objects(file: Option<&Path>) -> Result<ObjectSettings, Failure> {
+    let Some(path) = file else { return Ok(ObjectSettings::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(Exit::NoInput, format!("{}: {error}", path.display())))?;
+    ObjectSettings::parse(&text, &setting)
+        .map_err(|error| Failure::new(Exit::Config, format!("{}:\n{error}", path.display())))
 }
 
 /// Why there are no VMs, as an exit code.

@@ -5,6 +5,8 @@ mod stage;
 
 use std::time::Duration;
 
+pub(crate) use files::TRANSFER_LEAST_BYTES;
+pub use files::Transfers;
 use files::{download, upload, upload_report};
 use hearth_pool::session::{Session, SessionError};
 use hearth_schemas::{
@@ -15,9 +17,6 @@ use stage::run_stage;
 use tokio::time::{Instant, timeout};
 
 use crate::{admit::Job, live::Feed, stop::Stop};
-
-/// How long an upload or a download may take: the largest at 1 MiB/s, with room for a slow host.
-const TRANSFER_LIMIT: Duration = Duration::from_secs(60);
 
 /// What came out of a VM.
 #[derive(Debug, Default)]
@@ -32,6 +31,23 @@ pub struct Executed {
     pub skipped: Vec<SkippedOutput>,
     /// Where the time went.
     pub timings: Timings,
+}
+
+impl Executed {
+    /// What is said of a job whose files could not be what it says.
+    pub fn without_files(job: &Job, message: String) -> Self {
+        let mut executed = Executed::default();
+        for stage in &job.stages {
+            let (verdict, cause) = match executed.stages.is_empty() {
+                true => (Verdict::FileError, Cause::Path),
+                false => (Verdict::Skipped, Cause::EarlierFailure),
+            };
+            let mut run = RunReport::not_run(verdict, Some(cause));
+            run.message = executed.stages.is_empty().then(|| message.clone());
+            executed.stages.push(StageReport { name: stage.name.clone(), run, cases: Vec::new() });
+        }
+        executed
+    }
 }
 
 /// A step that failed for reasons of our own, or of a VM that a job may have killed.
@@ -50,16 +66,15 @@ pub struct StepFailure {
 pub async fn execute(
     session: &Session,
     job: &Job,
+    transfers: &Transfers<'_>,
     stop: &Stop,
     feed: &Feed,
 ) -> Result<Executed, StepFailure> {
     let mut executed = Executed::default();
     let started = Instant::now();
     feed.state(State::Uploading);
-    let uploaded = match until(stop, within(Step::Upload, TRANSFER_LIMIT, upload(session, job))).await {
-        None => Ok(()),
-        Some(uploaded) => uploaded,
-    };
+    let uploading = within(Step::Upload, Transfers::upload_limit(job), upload(session, job, transfers));
+    let uploaded = until(stop, uploading).await.unwrap_or(Ok(()));
     executed.timings.upload_ms = Some(started.elapsed().into());
     let mut failed = match uploaded {
         Ok(()) => false,
@@ -87,7 +102,8 @@ pub async fn execute(
     }
     let started = Instant::now();
     feed.state(State::Downloading);
-    let downloading = within(Step::Download, TRANSFER_LIMIT, download(session, job, &mut executed));
+    let limit = transfers.download_limit();
+    let downloading = within(Step::Download, limit, download(session, job, transfers, &mut executed));
     until(stop, downloading).await.unwrap_or(Ok(()))?;
     executed.timings.download_ms = Some(started.elapsed().into());
     Ok(executed)

@@ -82,6 +82,11 @@ pub enum OpenError {
 }
 
 impl Host {
+    /// Where objects are on their way to a VM.
+    pub fn object_spool(&self) -> PathBuf {
+        self.data_dir.join("objects")
+    }
+
     /// Clears up after earlier processes and starts a guard for this one's VMs.
     pub async fn guard(&self) -> Result<Guard, OpenError> {
         for directory in [&self.run_dir, &self.data_dir] {

@@ -39,9 +39,11 @@ pub fn ended(result: &JobResult) {
     // What a refused request calls its runtime is anybody's text, and would be a label for ever.
     let runtime = if result.refusal.is_some() { "-" } else { &result.runtime };
     JOBS.count(&[runtime, result.status.as_str(), verdict]);
-    let Timings { queued_ms, claim_ms, wake_ms, upload_ms, run_ms, download_ms, .. } = result.timings;
+    let Timings { queued_ms, fetch_ms, claim_ms, wake_ms, upload_ms, run_ms, download_ms, .. } =
+        result.timings;
     for (step, took) in [
         ("queued", queued_ms),
+        ("fetch", fetch_ms),
         ("claim", claim_ms),
         ("wake", wake_ms),
         ("upload", upload_ms),

@@ -75,8 +75,9 @@ metrics! {
 const STATUS: Values = Values::OneOf(|| Status::ALL.iter().map(|status| status.as_str()).collect());
 const VERDICT: Values =
     Values::OneOf(|| Verdict::ALL.iter().map(|verdict| verdict.as_str()).chain(["none"]).collect());
-const STEP: Values =
-    Values::OneOf(|| vec!["queued", "claim", "wake", "upload", "run", "download", "commit", "publish"]);
+const STEP: Values = Values::OneOf(|| {
+    vec!["queued", "fetch", "claim", "wake", "upload", "run", "download", "commit", "publish"]
+});
 const PHASE: Values = Values::OneOf(|| Phase::ALL.iter().map(|phase| phase.name()).collect());
 const CLAIM: Values = Values::OneOf(|| vec!["hit", "wait", "timeout"]);
 const RESTORE_STEP: Values = Values::OneOf(|| RESTORE_STEPS.to_vec());

@@ -1,6 +1,7 @@
 //! What a worker is told by its file, and by the environment instead of the file. Everything that is wrong is said at
 //! once.
 
+mod objects;
 mod read;
 mod tenants;
 
@@ -24,7 +25,9 @@ use crate::{
         source::{PREFETCH, WEIGHTS},
         spool::SPOOL_MAX_BYTES,
     },
+    execute::TRANSFER_LEAST_BYTES,
     ledger::Quotas,
+    objects::ObjectSettings,
 };
 
 /// What a job's message is held for beyond its stages' wall time: transfers, a slow agent, a claim.
@@ -59,6 +62,8 @@ pub struct Settings {
     pub spool: Option<PathBuf>,
     /// How many bytes of them.
     pub spool_max_bytes: u64,
+    /// Stores of objects, and who may read what.
+    pub objects: ObjectSettings,
 }
 
 /// See [`Settings::broker`].
@@ -115,7 +120,8 @@ impl Settings {
         let mut mistakes = Mistakes::default();
         let settings = Self::read(&mut whole, overrides, &mut mistakes);
         for name in whole.keys() {
-            mistakes.note(name, "is not known; known are broker, redis, slots, tenants, jobs, worker");
+            mistakes
+                .note(name, "is not known; known are broker, redis, slots, tenants, jobs, objects, worker");
         }
         match (settings, mistakes.0) {
             (Some(settings), mistakes) if mistakes.is_empty() => Ok(settings),
@@ -141,6 +147,7 @@ impl Settings {
         let default =
             jobs.number("deadline_default_ms", (1, max), terms.deadline_ms.default.min(max), mistakes);
         jobs.end(mistakes);
+        let objects = objects::objects(Section::take(whole, "objects", overrides, mistakes), mistakes);
         let mut worker = Section::take(whole, "worker", overrides, mistakes);
         let admin = worker.field("admin", mistakes, |value| {
             let address = value.as_str().and_then(|text| text.parse().ok());
@@ -152,10 +159,12 @@ impl Settings {
             worker.number("spool_max_mib", (1, 1 << 20), SPOOL_MAX_BYTES >> 20, mistakes) << 20;
         worker.end(mistakes);
         let (broker, job_wall_max) = (broker?, Duration::from_millis(wall_ms));
-        if job_wall_max + HELD_BEYOND_WALL > broker.consumer_timeout {
+        let moved = Duration::from_secs(objects.moved_max_bytes() / TRANSFER_LEAST_BYTES);
+        let beyond = HELD_BEYOND_WALL + moved;
+        if job_wall_max + beyond > broker.consumer_timeout {
             mistakes.note("jobs.wall_max_ms", format!(
                 "a job of {job_wall_max:?} would be held longer than broker.consumer_timeout_s, {:?}, allows with \
-                 {HELD_BEYOND_WALL:?} to spare; lower this, or raise consumer_timeout in rabbitmq.conf and here",
+                 {beyond:?} to spare, {moved:?} of it for objects; lower this, or raise consumer_timeout in rabbitmq.conf and here",
                 broker.consumer_timeout
             ));
         }
@@ -173,6 +182,7 @@ impl Settings {
             grace,
             spool,
             spool_max_bytes,
+            objects,
         })
     }
 }

@@ -18,6 +18,7 @@ use hearth_worker::{
     intake::Intake,
     ledger::MemoryLedger,
     local::{Local, warm_up},
+    objects::Objects,
     service::serve,
 };
 
@@ -65,9 +66,11 @@ pub async fn execute(
         warm_up: warm_up(&snapshot.manifest),
     }]);
     pool.observer = Some(observer(Arc::clone(&progress), failures));
+    let objects = Objects::open(&submission.objects, host.object_spool());
+    let objects = objects.map_err(|error| Failure::from_error(Exit::Config, &error))?;
     let local = Local::open(&host, pool).await.map_err(|error| host::failure(&error))?;
     let outcome = tokio::select! {
-        result = submit(&local, terms, submission, follower.as_ref()) => result,
+        result = submit(&local, terms, objects, submission, follower.as_ref()) => result,
         failure = hopeless(failed) => Err(failure),
         failure = interrupted.wait() => Err(failure),
     };
@@ -94,11 +97,13 @@ pub async fn execute(
 async fn submit(
     local: &Local,
     terms: Terms,
+    objects: Objects,
     submission: &Submission,
     follower: Option<&Follower>,
 ) -> Result<JobResult, Failure> {
     let (submitter, source, sink) = embedded::queue(1);
-    let intake = Intake::embedded(terms, &submission.worker);
+    let terms = Terms { objects: submission.objects.terms(), ..terms };
+    let intake = Intake { objects, ..Intake::embedded(terms, &submission.worker) };
     let service = Service::new(MemoryLedger::default(), sink, local.pool().clone(), intake);
     let service = Arc::new(match follower {
         Some(follower) => service.with_outlet(follower.outlet()),

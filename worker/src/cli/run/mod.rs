@@ -13,6 +13,7 @@ use hearth_schemas::result::JobResult;
 use hearth_worker::{
     admit::{Offer, Terms},
     intake::Intake,
+    objects::ObjectSettings,
     seams::Properties,
 };
 use ulid::Ulid;
@@ -47,6 +48,9 @@ pub struct Arguments {
     /// Wall time that a source file may take, in milliseconds [default: 10000]
     #[arg(long, value_name = "MS")]
     timeout_ms: Option<u64>,
+    /// A file whose table [objects] says which objects jobs may name, and where large outputs go; a worker's will do
+    #[arg(long, value_name = "FILE", env = "HEARTH_OBJECTS", hide_env_values = true)]
+    objects: Option<PathBuf>,
     /// The result on one line, and nothing but errors on stderr
     #[arg(long)]
     json: bool,
@@ -74,7 +78,8 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
     let body = if arguments.follow { follow::asking(body) } else { body };
     let runtimes = super::runtimes(config)?;
     let worker = super::host::worker();
-    let submission = Submission { id: Ulid::generate().to_string(), worker, body };
+    let objects = super::host::objects(arguments.objects.as_deref())?;
+    let submission = Submission { id: Ulid::generate().to_string(), worker, body, objects };
     // As the runtimes are written; what was baked is asked once this host is known.
     let runtime = match submission.admit(terms(&runtimes)) {
         Ok(runtime) => runtime,
@@ -93,11 +98,14 @@ struct Submission {
     worker: String,
     /// The request.
     body: Bytes,
+    /// Which objects it may name.
+    objects: ObjectSettings,
 }
 
 impl Submission {
     /// The runtime of the job, if it is one; else the result that refuses it.
     fn admit(&self, terms: Terms) -> Result<String, Box<JobResult>> {
+        let terms = Terms { objects: self.objects.terms(), ..terms };
         let intake = Intake::embedded(terms, &self.worker);
         intake.job(&self.body, &Properties::default(), &self.id).map(|job| job.runtime)
     }

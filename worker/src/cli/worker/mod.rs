@@ -28,7 +28,7 @@ use crate::config::{Config, setting};
 ///
 /// SIGTERM or Ctrl-C: take nothing more, finish what runs, stop; a second one, or the end of the grace, stops at once, and
 /// what ran runs again elsewhere. SIGHUP: read the settings again, as far as they can be changed while jobs run: tenants,
-/// limits of jobs, where results may go. Exit code 0: drained. 69: this host has no VMs. 75: stopped at once. 78: the
+/// limits of jobs, stores of objects, where results may go. Exit code 0: drained. 69: this host has no VMs. 75: stopped at once. 78: the
 /// settings are wrong.
 #[derive(Debug, Args)]
 #[command(
@@ -116,6 +116,7 @@ async fn work(config: &Config, arguments: &Arguments, settings: Settings) -> Res
         ledger: services.ledger(),
         ledger_trouble: trouble(services.server()),
         metrics,
+        object_spool: host.object_spool(),
     };
     let stopped = serve(settings, parts, orders).await;
     let grace = if matches!(stopped, Ok(Stopped::Drained)) { grace } else { std::time::Duration::ZERO };

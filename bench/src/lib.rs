@@ -4,6 +4,7 @@
 
 pub mod by_hand;
 pub mod floor;
+pub mod pools;
 pub mod restores;
 pub mod series;
 pub mod sessions;

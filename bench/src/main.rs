@@ -1,10 +1,10 @@
-//! `hearth-bench run` and `hearth-bench compare`.
+//! `hearth-bench run`, `hearth-bench pools` and `hearth-bench compare`.
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use hearth_bench::{Plan, by_hand::ByHand, floor, restores, series::Report, sessions, wire};
+use hearth_bench::{Plan, by_hand::ByHand, floor, pools, restores, series::Report, sessions, wire};
 use hearth_tests::real::{Machine, Worker};
 use hearth_worker::local::Host;
 
@@ -32,6 +32,15 @@ enum What {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Compare pools under made-up loads, in virtual time, as a Markdown table.
+    Pools {
+        /// Runs of each.
+        #[arg(long, default_value_t = pools::SEEDS, value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: u64,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Compare two runs.
     Compare {
         /// The older run.
@@ -52,6 +61,14 @@ async fn main() -> Result<ExitCode> {
                 fs::write(&out, text).with_context(|| format!("writing {}", out.display()))?;
             }
             print!("{}\n{}", report.machine, report.table());
+        }
+        What::Pools { seeds, json } => {
+            let lines: Vec<_> =
+                pools::settings().iter().flat_map(|setting| pools::compare(setting, seeds)).collect();
+            match json {
+                true => println!("{}", serde_json::to_string_pretty(&lines)?),
+                false => print!("{}", pools::table(&lines)),
+            }
         }
         What::Compare { before, now } => print!("{}", read(&now)?.compare(&read(&before)?)),
     }

@@ -17,6 +17,7 @@ pub mod live;
 pub mod local;
 pub mod meters;
 pub mod objects;
+pub mod plan;
 pub mod reaper;
 pub mod route;
 pub mod run;

@@ -269,7 +269,8 @@ impl Pages for WorkerPages {
         }
         let phases = self.pool.phases();
         let phases = phases.borrow();
-        if phases.total(Phase::Ready) + phases.total(Phase::Claimed) == 0 {
+        let wanted = self.pool.targets().borrow().values().any(|target| *target > 0);
+        if wanted && phases.total(Phase::Ready) + phases.total(Phase::Claimed) == 0 {
             reasons.push(format!("no VM is ready: {}", *phases));
         }
         reasons

@@ -12,7 +12,7 @@ mod hearth;
 
 use hearth::{assert_complaint, assert_data, hearth, stderr, stdout};
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 17] = [
     &["run"],
     &["bake"],
     &["runtime"],
@@ -28,6 +28,7 @@ const COMMANDS: [&[&str]; 16] = [
     &["dead", "retry"],
     &["dead", "drop"],
     &["topology"],
+    &["plan"],
     &[],
 ];
 

@@ -40,6 +40,7 @@ struct State {
     scaler: Option<Scaler>,
     asking: Vec<VecDeque<oneshot::Sender<Place>>>,
     backlog: Vec<u32>,
+    scheduled: Vec<u32>,
 }
 
 impl Admission {
@@ -61,10 +62,10 @@ impl Admission {
         say(&voice, &targets);
         let dismissed = rules.iter().map(|_| Semaphore::new(0)).collect();
         let asking = rules.iter().map(|_| VecDeque::new()).collect();
-        let backlog = vec![0; rules.len()];
+        let (backlog, scheduled) = (vec![0; rules.len()], vec![0; rules.len()]);
         let scaler = config.scaling.map(|policy| Scaler::new(policy, config.budget(), rules));
         Arc::new(Self {
-            state: Mutex::new(State { gate, scaler, asking, backlog }),
+            state: Mutex::new(State { gate, scaler, asking, backlog, scheduled }),
             config: Arc::clone(config),
             runtimes,
             dismissed,
@@ -96,6 +97,13 @@ impl Admission {
     pub(crate) fn set_backlog(&self, runtime: usize, jobs: u32) {
         if let Some(backlog) = self.state().backlog.get_mut(runtime) {
             *backlog = jobs;
+        }
+    }
+
+    /// What is kept warm of a runtime at least, from now on.
+    pub(crate) fn set_scheduled(&self, runtime: usize, warm: u32) {
+        if let Some(scheduled) = self.state().scheduled.get_mut(runtime) {
+            *scheduled = warm;
         }
     }
 
@@ -188,15 +196,15 @@ impl Admission {
         let now = self.now();
         let mut state = self.state();
         let mut changed = None;
-        let State { gate, scaler, backlog, .. } = &mut *state;
+        let State { gate, scaler, backlog, scheduled, .. } = &mut *state;
         if let Some(scaler) = scaler {
-            let seen = |(line, backlog): (&Line, &u32)| Seen {
+            let seen = |((line, backlog), scheduled): ((&Line, &u32), &u32)| Seen {
                 busy: line.held.saturating_sub(line.warming + line.ready),
                 waiting: line.waiting,
                 backlog: *backlog,
-                scheduled: 0,
+                scheduled: *scheduled,
             };
-            let seen: Vec<_> = gate.lines().iter().zip(&*backlog).map(seen).collect();
+            let seen: Vec<_> = gate.lines().iter().zip(&*backlog).zip(&*scheduled).map(seen).collect();
             scaler.tick(now, &seen);
             for (runtime, dismissed) in self.dismissed.iter().enumerate() {
                 gate.set_target(runtime, scaler.target(runtime));

@@ -171,6 +171,14 @@ impl Pool {
         }
     }
 
+    /// Keeps at least so many VMs of a runtime warm, beside its floor, where slots and the budget allow. Counts until said otherwise;
+    /// an unknown runtime is ignored, and without scaling every slot is filled anyway.
+    pub fn set_scheduled(&self, runtime: &str, warm: u32) {
+        if let Some((number, _)) = self.shared.runtimes.get(runtime) {
+            self.shared.admission.set_scheduled(*number, warm);
+        }
+    }
+
     /// How claims of each runtime have ended so far.
     pub fn claim_counts(&self) -> BTreeMap<String, ClaimCounts> {
         self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -16,6 +16,8 @@ const REGIMES_MAX: usize = 16;
 const WEIGHT_MIN: f64 = 1e-6;
 /// A new regime's rate is expected around this many times the present one, with an exponential spread.
 const CHANGE_FACTOR: f64 = 2.0;
+/// A new regime weighs no more than this many seconds without a claim, so that one that begins after a silence learns fast.
+const FRESH_SECONDS_MAX: f64 = 20.0;
 /// The rate, in claims per second, below which nothing is expected to arrive: one an hour.
 const RATE_MIN: f64 = 1.0 / 3600.0;
 /// What the memory of a regime is bounded to, so that a slow drift is followed.
@@ -71,7 +73,8 @@ impl Arrivals {
         }
         self.burstiness(claims, seconds);
         let change = -f64::exp_m1(-seconds / CHANGE_EVERY.as_secs_f64());
-        let fresh = Regime { weight: change, shape: 1.0, seconds: 1.0 / (CHANGE_FACTOR * self.rate()) };
+        let expected = 1.0 / (CHANGE_FACTOR * self.rate());
+        let fresh = Regime { weight: change, shape: 1.0, seconds: expected.min(FRESH_SECONDS_MAX) };
         for regime in &mut self.regimes {
             regime.weight *= 1.0 - change;
         }
@@ -201,6 +204,16 @@ mod tests {
         arrivals.observe(100_000, BIN);
         let total: f64 = arrivals.regimes().iter().map(|regime| regime.weight).sum();
         assert!((total - 1.0).abs() < 1e-9 && arrivals.rate().is_finite(), "{arrivals:?}");
+    }
+
+    #[test]
+    fn what_comes_after_a_long_silence_is_learnt_within_a_minute() {
+        let mut arrivals = Arrivals::default();
+        for _ in 0..600 {
+            arrivals.observe(0, Duration::from_secs(1));
+        }
+        feed(&mut arrivals, 1.5, 60.0);
+        assert!((1.0..2.0).contains(&arrivals.rate()), "{}", arrivals.rate());
     }
 
     #[test]

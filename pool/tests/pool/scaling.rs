@@ -82,13 +82,17 @@ async fn the_pool_follows_the_load_and_gives_back_what_it_no_longer_needs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backlog_elsewhere_counts_as_demand() {
+async fn a_backlog_elsewhere_counts_as_demand_and_so_does_a_schedule() {
     let rig = scaled(10, 1);
     rig.until_count(Phase::Ready, 1).await;
     rig.pool.set_backlog("python", 50);
     rig.until_count(Phase::Ready, 10).await;
     rig.pool.set_backlog("python", 0);
     rig.pool.set_backlog("cobol", 1);
+    rig.until_count(Phase::Ready, 1).await;
+    rig.pool.set_scheduled("python", 4);
+    rig.until_count(Phase::Ready, 4).await;
+    rig.pool.set_scheduled("python", 0);
     rig.until_count(Phase::Ready, 1).await;
     rig.close().await;
 }

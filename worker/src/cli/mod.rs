@@ -13,6 +13,7 @@ mod hypervisor;
 mod interrupt;
 mod log;
 mod output;
+mod plan;
 mod progress;
 mod run;
 mod runtime;
@@ -64,6 +65,7 @@ enum Command {
     Cancel(cancel::Arguments),
     Dead(dead::Arguments),
     Topology(topology::Arguments),
+    Plan(Box<plan::Arguments>),
     Guard(guard::Arguments),
 }
 
@@ -98,6 +100,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Cancel(arguments) => cancel::run(&arguments),
         Command::Dead(arguments) => dead::run(&arguments),
         Command::Topology(arguments) => topology::run(&config, &arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Guard(_) => guard::run(),
     }
 }

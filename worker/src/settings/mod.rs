@@ -2,6 +2,8 @@
 //! once.
 
 mod objects;
+mod pool;
+mod prewarm;
 mod read;
 mod tenants;
 
@@ -15,8 +17,8 @@ use std::{
 use hearth_schemas::job::is_name;
 use toml::{Table, Value};
 
-pub use self::read::Overrides;
 use self::read::{Mistakes, Section};
+pub use self::{pool::PoolSettings, prewarm::Prewarm, read::Overrides};
 use crate::{
     admit::{Bound, Terms},
     amqp::{
@@ -34,7 +36,7 @@ use crate::{
 const HELD_BEYOND_WALL: Duration = Duration::from_secs(3 * 60);
 
 /// A worker's settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The broker.
     pub broker: BrokerSettings,
@@ -42,6 +44,8 @@ pub struct Settings {
     pub redis: Option<RedisSettings>,
     /// Slots by runtime; without any, one of each baked runtime.
     pub slots: BTreeMap<String, u32>,
+    /// How many VMs are warm, and what they may take.
+    pub pool: PoolSettings,
     /// Tenants by the broker's user.
     pub tenants: BTreeMap<String, String>,
     /// Users whose requests may name any tenant.
@@ -120,8 +124,10 @@ impl Settings {
         let mut mistakes = Mistakes::default();
         let settings = Self::read(&mut whole, overrides, &mut mistakes);
         for name in whole.keys() {
-            mistakes
-                .note(name, "is not known; known are broker, redis, slots, tenants, jobs, objects, worker");
+            mistakes.note(
+                name,
+                "is not known; known are broker, redis, slots, pool, tenants, jobs, objects, worker",
+            );
         }
         match (settings, mistakes.0) {
             (Some(settings), mistakes) if mistakes.is_empty() => Ok(settings),
@@ -130,12 +136,8 @@ impl Settings {
     }
 
     fn read(whole: &mut Table, overrides: Overrides<'_>, mistakes: &mut Mistakes) -> Option<Self> {
-        let slots = by_name(whole, "slots", mistakes, |value| {
-            let slots = value.as_integer().and_then(|slots| u32::try_from(slots).ok());
-            slots
-                .filter(|slots| (1..=10_000).contains(slots))
-                .ok_or("allowed is a whole number from 1 to 10000")
-        });
+        let slots = slots(whole, mistakes);
+        let pool = PoolSettings::read(whole, overrides, &slots, mistakes);
         let broker = broker(Section::take(whole, "broker", overrides, mistakes), mistakes);
         let redis = redis(Section::take(whole, "redis", overrides, mistakes), mistakes);
         let tenants = tenants::read(whole, overrides, mistakes);
@@ -172,6 +174,7 @@ impl Settings {
             broker,
             redis,
             slots,
+            pool,
             tenants: tenants.users,
             trusted: tenants.trusted,
             trusts_unnamed: tenants.trusts_unnamed,
@@ -227,6 +230,13 @@ fn redis(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<RedisSetti
     let prefix = section.text("prefix", mistakes).unwrap_or_else(|| "hearth:".to_owned());
     section.end(mistakes);
     Some(RedisSettings { url: url?, prefix, accept_loss })
+}
+
+fn slots(whole: &mut Table, mistakes: &mut Mistakes) -> BTreeMap<String, u32> {
+    by_name(whole, "slots", mistakes, |value| {
+        let slots = value.as_integer().and_then(|slots| u32::try_from(slots).ok());
+        slots.filter(|slots| (1..=10_000).contains(slots)).ok_or("allowed is a whole number from 1 to 10000")
+    })
 }
 
 /// A table from names to values.

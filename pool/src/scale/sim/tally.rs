@@ -13,6 +13,8 @@ pub struct Report {
     pub hits: u64,
     /// Of all jobs, the part that found a VM Ready.
     pub hit_ratio: f64,
+    /// Of all jobs, the part that waited no longer than the goal.
+    pub within: f64,
     /// Mean wait.
     pub wait_mean_ms: f64,
     /// Half of all jobs waited no longer.
@@ -155,17 +157,21 @@ impl Tally {
         point.wait_max_ms = point.wait_max_ms.max(ms);
     }
 
-    pub(super) fn report(mut self, lasted: Duration, cpu: Duration) -> Report {
+    pub(super) fn report(mut self, lasted: Duration, cpu: Duration, goal: Duration) -> Report {
         let jobs = self.waits.len().max(1) as f64;
         let seconds = lasted.as_secs_f64().max(1e-9);
         self.waits.sort_unstable_by(f32::total_cmp);
         let rank = |part: f64| ((jobs * part).ceil() as usize).saturating_sub(1);
         let wait = |part: f64| self.waits.get(rank(part)).copied().map_or(0.0, f64::from);
         let [vms, warm, memory] = self.held;
+        // To the precision of what is kept.
+        let goal = (goal.as_secs_f64() * 1e3) as f32;
+        let within = self.waits.partition_point(|wait| *wait <= goal) as f64;
         Report {
             jobs: self.waits.len() as u64,
             hits: self.hits,
             hit_ratio: self.hits as f64 / jobs,
+            within: within / jobs,
             wait_mean_ms: self.waits.iter().copied().map(f64::from).sum::<f64>() / jobs,
             wait_p50_ms: wait(0.5),
             wait_p95_ms: wait(0.95),

@@ -93,6 +93,8 @@ pub struct World {
     pub keep: Keep,
     /// Processor time of one restore.
     pub restore_cpu: Duration,
+    /// What [`Report::within`] counts: how long a job may wait.
+    pub wait_goal: Duration,
     /// Width of the points of the report.
     pub point: Duration,
     /// How long the pool has before the load begins.
@@ -151,7 +153,7 @@ pub fn simulate(world: &World, jobs: &[Job]) -> Report {
         }
     }
     let lasted = jobs.last().map_or(Duration::ZERO, |job| job.at);
-    run.tally.report(lasted, world.restore_cpu)
+    run.tally.report(lasted, world.restore_cpu, world.wait_goal)
 }
 
 impl<'a> Run<'a> {

@@ -1,13 +1,13 @@
 //! `hearth worker`: the service.
 
 mod services;
+mod warmth;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
-use hearth_pool::pool::{Config as PoolConfig, RuntimeSlots};
 use hearth_worker::{
-    local::{Local, warm_up},
+    local::Local,
     meters,
     run::{Order, Parts, Stopped, run as serve},
     settings::Settings,
@@ -36,7 +36,8 @@ use crate::config::{Config, setting};
     Example settings:\n  \
     [broker]\n  url = \"amqp://hearth:secret@rabbit/%2f\"\n  \
     [redis]\n  url = \"redis://redis/0\"\n  \
-    [slots]\n  python = 4\n  \
+    [slots]\n  python = 40\n  \
+    [pool]\n  mode = \"auto\"\n  target_wait_ms = 50\n  memory_budget_mib = 8192\n  \
     [worker]\n  admin = \"127.0.0.1:9102\""
 )]
 pub struct Arguments {
@@ -85,22 +86,14 @@ async fn work(config: &Config, arguments: &Arguments, settings: Settings) -> Res
         return Err(Failure::new(Exit::Unavailable, format!("no snapshot of {what} that fits this host"))
             .remedy("hearth bake makes it"));
     }
-    let (mut slots, mut total, mut snapshots) = (Vec::new(), 0, Vec::new());
+    let mut snapshots = BTreeMap::new();
     for runtime in offers.keys() {
         let snapshot =
             host.snapshot(runtime).map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
-        let count = settings.slots.get(runtime).copied().unwrap_or(1);
-        total += count;
-        slots.push(RuntimeSlots {
-            name: runtime.clone(),
-            slots: count,
-            warm_up: warm_up(&snapshot.manifest),
-        });
         // In use while it lives.
-        snapshots.push(snapshot);
+        snapshots.insert(runtime.clone(), snapshot);
     }
-    let mut pool = PoolConfig::new(slots);
-    pool.observer = Some(meters::observer());
+    let (pool, total) = warmth::pool(&settings, &snapshots)?;
     let services = Services::open(&settings)?;
     let local = match services.leases()? {
         Some(leases) => Local::open_with(&host, pool, leases).await,
@@ -118,7 +111,9 @@ async fn work(config: &Config, arguments: &Arguments, settings: Settings) -> Res
         metrics,
         object_spool: host.object_spool(),
     };
+    let schedule = tokio::spawn(warmth::follow_schedule(settings.pool.clone(), parts.pool.clone()));
     let stopped = serve(settings, parts, orders).await;
+    schedule.abort();
     let grace = if matches!(stopped, Ok(Stopped::Drained)) { grace } else { std::time::Duration::ZERO };
     if let Err(error) = local.close(grace).await {
         tracing::error!(%error, "the guard ends what is left");

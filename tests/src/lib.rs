@@ -9,7 +9,9 @@
 )]
 
 pub mod beliefs;
+pub mod broker;
 pub mod examples;
+pub mod faults;
 pub mod lease_rules;
 pub mod ledger_rules;
 pub mod objects;

@@ -129,12 +129,17 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
         Ok(Begun::Held { lapses_in }) => return retry(receipt, lapses_in).await,
         Ok(Begun::TenantBusy(_)) => return retry(receipt, Duration::ZERO).await,
         Ok(Begun::Committed(result)) => return deliver(service, &job, result, properties, receipt).await,
-        Ok(Begun::Done(_)) if properties.redelivered => return settle(receipt, Settlement::Ack).await,
-        // It was ended while its message waited, and its producer has been told.
-        Ok(Begun::Done(result)) if properties.parked && route::was_ended_waiting(&result) => {
+        // What had to be told was told, and to whom this message wants it told.
+        Ok(Begun::Done { told, .. }) if properties.redelivered && told == properties.told() => {
             return settle(receipt, Settlement::Ack).await;
         }
-        Ok(Begun::Done(result)) => return deliver(service, &job, result, properties, receipt).await,
+        // It was ended while its message waited, and its producer has been told.
+        Ok(Begun::Done { result, told })
+            if properties.parked && told == properties.told() && route::was_ended_waiting(&result) =>
+        {
+            return settle(receipt, Settlement::Ack).await;
+        }
+        Ok(Begun::Done { result, .. }) => return deliver(service, &job, result, properties, receipt).await,
         Ok(Begun::Conflict) => {
             let message = "another request with this id was seen before; ids are for one request each";
             let refused = finish::refused(&job, service.worker(), RefusalCode::IdConflict, "id", message);
@@ -229,7 +234,7 @@ async fn deliver<L: Ledger, S: ResultSink, R: Receipt>(
     }
     meters::step_took("publish", started.elapsed());
     crash_point!("published");
-    if let Err(error) = service.ledger.published(&job.key).await {
+    if let Err(error) = service.ledger.published(&job.key, publication.properties.told()).await {
         return ledger_away(receipt, &error).await;
     }
     crash_point!("marked");

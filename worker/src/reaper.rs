@@ -95,7 +95,7 @@ async fn publish<L: Ledger, S: ResultSink>(
     publication: Publication,
 ) -> Result<(), LedgerError> {
     match service.sink.publish(&publication).await {
-        Ok(()) => service.ledger.published(key).await,
+        Ok(()) => service.ledger.published(key, publication.properties.told()).await,
         Err(error) => {
             tracing::warn!(job = %key, error = chain(&error), "will be published again");
             Ok(())

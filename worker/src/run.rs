@@ -31,6 +31,7 @@ use crate::{
     meters,
     objects::{Objects, OpenError},
     reaper::reap,
+    seams::Publication,
     service::serve,
     settings::Settings,
 };
@@ -219,10 +220,11 @@ fn source_config(settings: &Settings, offers: &BTreeMap<String, Offer>, slots: u
 
 /// What goes on beside the jobs: ends what is overdue, publishes what was spooled, measures.
 async fn watch_over<L: Ledger>(service: Arc<Service<L, AmqpSink>>) {
-    let published = |tenant, id| {
+    let published = |publication: Publication| {
         let service = service.clone();
         async move {
-            let marked = service.ledger.published(&JobKey { tenant, id }).await;
+            let Publication { tenant, id, properties, .. } = publication;
+            let marked = service.ledger.published(&JobKey { tenant, id }, properties.told()).await;
             marked
                 .inspect_err(|error| tracing::warn!(error = chain(error), "a published result is not marked"))
                 .is_ok()

@@ -23,6 +23,13 @@ pub struct Properties {
     pub parked: bool,
 }
 
+impl Properties {
+    /// Where the producer wants the result, as the ledger keeps it: empty for the exchange of results.
+    pub fn told(&self) -> &str {
+        self.reply_to.as_deref().unwrap_or_default()
+    }
+}
+
 /// A message from the broker.
 #[derive(Debug)]
 pub struct Delivery<R> {

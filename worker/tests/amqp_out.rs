@@ -181,9 +181,9 @@ async fn results_wait_on_disk_while_the_broker_is_away() {
     let draining = tokio::spawn({
         let sink = sink.clone();
         async move {
-            sink.publish_spooled(|_tenant, id| {
+            sink.publish_spooled(|publication| {
                 let marks = marks.clone();
-                async move { marks.send(id).await.is_ok() }
+                async move { marks.send(publication.id).await.is_ok() }
             })
             .await
         }

@@ -121,3 +121,22 @@ async fn h_a_stale_ack_counts_and_the_redelivered_copy_is_acked() {
     assert_eq!((rig.runs(), rig.published().len()), (1, 1));
     rig.check().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_has_not_been_told_is_told_though_the_message_came_before() {
+    let _alone = FailScenario::setup();
+    let mut rig = hello();
+    let settled = Arc::new(Mutex::new(Vec::new()));
+    let delivery = |reply_to: &str, redelivered| Delivery {
+        body: serde_json::to_vec(&json!({"id": "j", "runtime": "python", "code": "x"})).unwrap().into(),
+        properties: Properties { reply_to: Some(reply_to.into()), redelivered, ..Properties::default() },
+        receipt: Stale(settled.clone()),
+    };
+    handle(&rig.service, delivery("first", false)).await;
+    // Sent again by a producer whose queue was gone, taken by a worker that died of it.
+    handle(&rig.service, delivery("second", true)).await;
+    assert_eq!((rig.runs(), rig.published().len()), (1, 2));
+    handle(&rig.service, delivery("second", true)).await;
+    assert_eq!((rig.runs(), rig.published().len()), (1, 2), "told once");
+    rig.check().await;
+}

@@ -77,12 +77,15 @@ async fn a_restart_with_the_data_forgets_nothing() {
         let token = begin(&one, key, "w").await;
         one.commit(&token, "r".into()).await.unwrap();
     }
-    one.published(&done).await.unwrap();
+    one.published(&done, "r").await.unwrap();
     redis.restart().await;
     assert_eq!(one.heartbeat(&token).await.unwrap(), Beat::Ours);
     assert!(matches!(two.begin(&held, "digest", "x").await.unwrap(), Begun::Held { .. }));
     assert_eq!(two.begin(&committed, "digest", "x").await.unwrap(), Begun::Committed("r".into()));
-    assert_eq!(two.begin(&done, "digest", "x").await.unwrap(), Begun::Done("r".into()));
+    assert_eq!(
+        two.begin(&done, "digest", "x").await.unwrap(),
+        Begun::Done { result: "r".into(), told: "r".into() }
+    );
     assert_eq!(two.overdue(10).await.unwrap(), [held]);
     assert_eq!(two.unpublished(Duration::ZERO, 10).await.unwrap().len(), 1);
 }

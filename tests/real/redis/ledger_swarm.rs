@@ -48,9 +48,9 @@ async fn worker(ledger: RedisLedger, name: usize, results: &Results) {
             Ok(Begun::Begun { token, .. }) => attempt(&ledger, &token, results, &mut dice).await,
             Ok(Begun::Committed(result)) => {
                 results.told(&open[at], &result);
-                let _ = ledger.published(&open[at]).await;
+                let _ = ledger.published(&open[at], "r").await;
             }
-            Ok(Begun::Done(result)) => {
+            Ok(Begun::Done { result, .. }) => {
                 results.told(&open[at], &result);
                 open.swap_remove(at);
             }

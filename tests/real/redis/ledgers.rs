@@ -59,8 +59,11 @@ async fn a_result_is_forgotten_in_time_and_leaves_nothing() {
     ledger.register(&key, "digest", &due_in(60_000)).await.unwrap();
     let token = begin(&ledger, &key, "w").await;
     ledger.commit(&token, "r".into()).await.unwrap();
-    ledger.published(&key).await.unwrap();
-    assert_eq!(ledger.begin(&key, "digest", "w").await.unwrap(), Begun::Done("r".into()));
+    ledger.published(&key, "r").await.unwrap();
+    assert_eq!(
+        ledger.begin(&key, "digest", "w").await.unwrap(),
+        Begun::Done { result: "r".into(), told: "r".into() }
+    );
     let empty = async || keys(&redis).await == ["hearth:epoch"];
     until(Duration::from_secs(5), "nothing is left", empty).await;
     assert!(matches!(ledger.begin(&key, "another", "w").await.unwrap(), Begun::Begun { .. }));
@@ -116,7 +119,7 @@ async fn many_large_results_are_listed_in_batches() {
         }
         assert!(batch.len() <= 2, "8 MiB at most");
         for unpublished in batch {
-            ledger.published(&unpublished.key).await.unwrap();
+            ledger.published(&unpublished.key, "r").await.unwrap();
             seen.push(unpublished.key.id);
         }
     }

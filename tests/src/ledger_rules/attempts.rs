@@ -99,6 +99,6 @@ pub async fn a_cancel_may_come_before_the_job_and_may_be_too_late<B: Backing>(ba
     };
     assert_eq!(two.commit(&token, "cancelled".into()).await.unwrap(), Commit::Committed);
     assert_eq!(one.cancel(&key).await.unwrap(), Cancel::TooLate);
-    two.published(&key).await.unwrap();
+    two.published(&key, "r").await.unwrap();
     assert_eq!(one.cancel(&key).await.unwrap(), Cancel::TooLate);
 }

@@ -101,6 +101,7 @@ macro_rules! ledger_rules {
             a_tenants_jobs_begin_no_faster_than_they_may
             tenants_wait_apart_while_there_are_shards_enough
             an_overdue_job_that_waits_is_seized_once_and_ended
+            a_resubmission_of_what_has_a_result_is_never_overdue
             an_overdue_job_that_runs_is_left_to_its_owner_for_a_while
             a_cancelled_job_that_nobody_runs_can_be_ended_at_once
             committed_results_are_listed_until_they_are_published

@@ -47,6 +47,23 @@ pub async fn an_overdue_job_that_waits_is_seized_once_and_ended<B: Backing>(back
     assert_eq!(delivered, Begun::Committed("expired".into()));
 }
 
+/// A job that is sent again when it has its result is not waited for, however late that is.
+pub async fn a_resubmission_of_what_has_a_result_is_never_overdue<B: Backing>(backing: B) {
+    let [one, two] = backing.ledgers();
+    let key = job("t", "1");
+    let token = begin(one, &key, "w").await;
+    one.commit(&token, "result".into()).await.unwrap();
+    for _ in ["committed", "done"] {
+        one.register(&key, "digest", &due_in(-50)).await.unwrap();
+        one.begin_with(&key, "digest", "w", &due_in(-50)).await.unwrap();
+        assert_eq!(two.overdue(10).await.unwrap(), []);
+        one.published(&key, "first").await.unwrap();
+    }
+    one.published(&key, "second").await.unwrap();
+    let done = Begun::Done { result: "result".into(), told: "second".into() };
+    assert_eq!(two.begin(&key, "digest", "w").await.unwrap(), done, "who was told last");
+}
+
 /// An owner that lives ends its job itself, with what it has; one that does not is fenced off.
 pub async fn an_overdue_job_that_runs_is_left_to_its_owner_for_a_while<B: Backing>(backing: B) {
     let [one, two] = backing.ledgers();
@@ -98,9 +115,12 @@ pub async fn committed_results_are_listed_until_they_are_published<B: Backing>(b
     assert_eq!(results, [("a", &b"result a"[..]), ("b", b"result b")]);
     assert!(found.iter().all(|u| u.route == due_in(0).route));
     assert_eq!(list(1).await.len(), 1);
-    one.published(&job("t", "a")).await.unwrap();
+    one.published(&job("t", "a"), "r").await.unwrap();
     assert_eq!(list(10).await.len(), 1);
-    one.published(&job("t", "b")).await.unwrap();
+    one.published(&job("t", "b"), "r").await.unwrap();
     assert_eq!(list(10).await, []);
-    assert_eq!(one.begin(&job("t", "a"), "digest", "w").await.unwrap(), Begun::Done("result a".into()));
+    assert_eq!(
+        one.begin(&job("t", "a"), "digest", "w").await.unwrap(),
+        Begun::Done { result: "result a".into(), told: "r".into() }
+    );
 }

@@ -26,13 +26,16 @@ pub async fn a_job_is_begun_committed_published_and_remembered<B: Backing>(backi
         }
         other => panic!("{other:?}"),
     }
-    one.published(&key).await.unwrap();
-    one.published(&key).await.unwrap();
+    one.published(&key, "r").await.unwrap();
+    one.published(&key, "r").await.unwrap();
     let done = Bytes::from_static(RESULT);
-    assert_eq!(two.begin(&key, "digest", "x").await.unwrap(), Begun::Done(done.clone()));
+    assert_eq!(
+        two.begin(&key, "digest", "x").await.unwrap(),
+        Begun::Done { result: done.clone(), told: "r".into() }
+    );
     assert_eq!(two.register(&key, "digest", &Registration::default()).await.unwrap(), Registered::Done(done));
     assert_eq!(two.running("t").await.unwrap(), 0);
-    two.published(&job("t", "unknown")).await.unwrap();
+    two.published(&job("t", "unknown"), "r").await.unwrap();
 }
 
 /// A second delivery does not run what runs.
@@ -95,9 +98,12 @@ pub async fn another_request_with_the_same_id_is_a_conflict_at_every_stage<B: Ba
     let token = begin(one, &key, "w").await;
     assert_eq!(commit(one, &token, RESULT).await, Commit::Committed);
     assert!(conflicts().await, "committed");
-    one.published(&key).await.unwrap();
+    one.published(&key, "r").await.unwrap();
     assert!(conflicts().await, "done");
-    assert_eq!(one.begin(&key, "digest", "w").await.unwrap(), Begun::Done(Bytes::from_static(RESULT)));
+    assert_eq!(
+        one.begin(&key, "digest", "w").await.unwrap(),
+        Begun::Done { result: Bytes::from_static(RESULT), told: "r".into() }
+    );
 }
 
 /// Tenants do not see each other's jobs.
@@ -106,7 +112,7 @@ pub async fn the_same_id_of_another_tenant_is_another_job<B: Backing>(backing: B
     let (mine, theirs) = (job("mine", "1"), job("theirs", "1"));
     let token = begin(one, &mine, "w").await;
     assert_eq!(commit(one, &token, RESULT).await, Commit::Committed);
-    one.published(&mine).await.unwrap();
+    one.published(&mine, "r").await.unwrap();
     match two.begin(&theirs, "another digest", "x").await.unwrap() {
         Begun::Begun { token, cancelled: false, .. } => {
             assert_eq!(one.cancel(&mine).await.unwrap(), Cancel::TooLate);
@@ -114,7 +120,10 @@ pub async fn the_same_id_of_another_tenant_is_another_job<B: Backing>(backing: B
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(one.begin(&mine, "digest", "w").await.unwrap(), Begun::Done(Bytes::from_static(RESULT)));
+    assert_eq!(
+        one.begin(&mine, "digest", "w").await.unwrap(),
+        Begun::Done { result: Bytes::from_static(RESULT), told: "r".into() }
+    );
     let stolen = Token { key: theirs.clone(), ..token };
     assert_eq!(commit(one, &stolen, b"stolen").await, Commit::Lost);
     let kept = two.begin(&theirs, "another digest", "x").await.unwrap();
@@ -130,11 +139,14 @@ pub async fn the_first_result_stays<B: Backing>(backing: B) {
         assert_eq!(commit(ledger, &token, RESULT).await, Commit::Committed);
     }
     assert_eq!(two.begin(&key, "digest", "x").await.unwrap(), Begun::Committed(Bytes::from_static(RESULT)));
-    one.published(&key).await.unwrap();
+    one.published(&key, "r").await.unwrap();
     assert_eq!(commit(one, &token, RESULT).await, Commit::Committed, "an answer that was lost for long");
     let forged = Token { number: token.number + 1, ..token };
     assert_eq!(commit(one, &forged, b"another").await, Commit::Lost);
-    assert_eq!(two.begin(&key, "digest", "x").await.unwrap(), Begun::Done(Bytes::from_static(RESULT)));
+    assert_eq!(
+        two.begin(&key, "digest", "x").await.unwrap(),
+        Begun::Done { result: Bytes::from_static(RESULT), told: "r".into() }
+    );
 }
 
 /// However many deliveries there are, one runs.

@@ -8,7 +8,7 @@ use hearth_pool::{
     fakes::process::Chances,
     guard::GuardCommand,
     lease::redis::{RedisLeaseConfig, RedisLeases, host_domain},
-    pool::{Config, Pool, RuntimeSlots},
+    pool::{Config, LEASE_MARGIN, Pool, RuntimeSlots},
     reclaim::reclaim,
     redis_server::{RedisConfig, RedisServer},
 };
@@ -31,9 +31,6 @@ pub struct Arguments {
     /// The settings of `hearth worker`, as TOML; with Redis.
     #[arg(long)]
     pub config: PathBuf,
-    /// Its name: unique among live workers.
-    #[arg(long)]
-    pub name: String,
     /// One for all workers of a host.
     #[arg(long)]
     pub run_dir: PathBuf,
@@ -43,6 +40,9 @@ pub struct Arguments {
     /// How long a restore takes.
     #[arg(long, default_value_t = 500)]
     pub restore_ms: u64,
+    /// How long a lease lasts.
+    #[arg(long, default_value_t = 60)]
+    pub lease_s: u64,
     /// VMs being restored at once.
     #[arg(long, default_value_t = 2)]
     pub restores_at_once: usize,
@@ -74,14 +74,16 @@ pub async fn run(arguments: &Arguments) -> Result<Stopped> {
         prefix: redis.prefix.clone(),
         ..RedisConfig::new(&redis.url)
     })?;
-    let leases = RedisLeaseConfig::new(host_domain()?);
+    let name = format!("process-{}", std::process::id());
+    let mut leases = RedisLeaseConfig::new(host_domain()?);
+    leases.ttl = Duration::from_secs(arguments.lease_s);
     let ledger = RedisLedger::new(server.clone(), RedisLedgerConfig::new(leases.ttl + leases.grace));
     let slots = settings.slots.get(RUNTIME).copied().unwrap_or(1);
-    let pool = pool(arguments, slots, RedisLeases::new(server, leases)).await?;
+    let pool = pool(arguments, &name, slots, RedisLeases::new(server, leases)).await?;
     let (_say, ledger_trouble) = watch::channel(None);
     let grace = settings.grace;
     let parts = Parts {
-        name: arguments.name.clone(),
+        name,
         pool: pool.clone(),
         slots: u16::try_from(slots)?,
         offers: offers(),
@@ -96,7 +98,7 @@ pub async fn run(arguments: &Arguments) -> Result<Stopped> {
     Ok(stopped)
 }
 
-async fn pool(arguments: &Arguments, slots: u32, leases: RedisLeases) -> Result<Pool> {
+async fn pool(arguments: &Arguments, name: &str, slots: u32, leases: RedisLeases) -> Result<Pool> {
     let guard = GuardCommand { program: std::env::current_exe()?, arguments: vec!["guard".into()] };
     let machine = ProcessMachine {
         agent: vec![arguments.agent.to_string_lossy().into_owned()],
@@ -111,10 +113,12 @@ async fn pool(arguments: &Arguments, slots: u32, leases: RedisLeases) -> Result<
         dies_within: Duration::from_millis(arguments.dies_within_ms),
     };
     let restore_takes = Duration::from_millis(arguments.restore_ms);
-    let (hypervisor, _) =
-        machine.hypervisor(&arguments.run_dir, &arguments.name, restore_takes, Some(chances)).await?;
+    let (hypervisor, _) = machine.hypervisor(&arguments.run_dir, name, restore_takes, Some(chances)).await?;
     let mut config = Config::new(vec![RuntimeSlots { name: RUNTIME.into(), slots, warm_up: None }]);
     config.restores_at_once = arguments.restores_at_once;
+    // By default as it is everywhere; of a short lease a larger part, since a VM needs no less time to be destroyed.
+    config.lease_margin = LEASE_MARGIN.min(Duration::from_secs(arguments.lease_s) / 3);
+    config.limits.destroy = config.lease_margin.mul_f64(0.8);
     config.observer = Some(meters::observer());
     Ok(Pool::spawn(config, hypervisor, leases))
 }

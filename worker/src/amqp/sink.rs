@@ -47,9 +47,8 @@ impl AmqpSink {
         Ok(self)
     }
 
-    /// Publishes what is spooled, now and whenever there is something, and calls `published` with the tenant and id
-    /// of each. Never returns. Cancel safe: what was not marked as published is published again, the same bytes.
-    pub async fn publish_spooled<F: Future<Output = bool>>(&self, published: impl Fn(String, String) -> F) {
+    /// Publishes what is spooled, now and whenever there is something, and calls `published` with each. Never returns. Cancel safe: what was not marked as published is published again, the same bytes.
+    pub async fn publish_spooled<F: Future<Output = bool>>(&self, published: impl Fn(Publication) -> F) {
         let Some(spool) = &self.spool else { return std::future::pending().await };
         loop {
             for entry in spool.entries().unwrap_or_default() {
@@ -57,7 +56,7 @@ impl AmqpSink {
                 if self.send(&publication).await.is_err() {
                     break;
                 }
-                if published(publication.tenant, publication.id).await
+                if published(publication).await
                     && let Err(error) = spool.remove(&entry)
                 {
                     tracing::warn!(%error, "a published result stays in the spool");

@@ -161,8 +161,13 @@ pub enum Begun {
     },
     /// It has a result that may not have been published: publish these bytes.
     Committed(Bytes),
-    /// Its result was published; these bytes.
-    Done(Bytes),
+    /// Its result was published.
+    Done {
+        /// These bytes.
+        result: Bytes,
+        /// Where to, the last time; empty for the exchange of results. Who asked for another place has not been told.
+        told: String,
+    },
     /// The same id with another request.
     Conflict,
     /// The tenant may not begin another one yet; the job waits.
@@ -259,8 +264,8 @@ pub trait Ledger: Send + Sync + 'static {
         result: Bytes,
     ) -> impl Future<Output = Result<Commit, LedgerError>> + Send;
 
-    /// The committed result is confirmed and routed.
-    fn published(&self, key: &JobKey) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// The committed result is confirmed and routed. `told` is where it was asked to go, empty for the exchange of results.
+    fn published(&self, key: &JobKey, told: &str) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// Marks the job as cancelled, known or not.
     fn cancel(&self, key: &JobKey) -> impl Future<Output = Result<Cancel, LedgerError>> + Send;

@@ -60,8 +60,8 @@ impl Ledger for SharedLedger {
     async fn commit(&self, token: &Token, result: Bytes) -> Result<Commit, LedgerError> {
         ask!(self.commit(token, result))
     }
-    async fn published(&self, key: &JobKey) -> Result<(), LedgerError> {
-        ask!(self.published(key))
+    async fn published(&self, key: &JobKey, told: &str) -> Result<(), LedgerError> {
+        ask!(self.published(key, told))
     }
     async fn cancel(&self, key: &JobKey) -> Result<Cancel, LedgerError> {
         ask!(self.cancel(key))

@@ -85,8 +85,8 @@ impl Ledger for Knobbed {
             false => Ok(commit),
         }
     }
-    async fn published(&self, key: &JobKey) -> Result<(), LedgerError> {
-        self.inner.published(key).await
+    async fn published(&self, key: &JobKey, told: &str) -> Result<(), LedgerError> {
+        self.inner.published(key, told).await
     }
     async fn cancel(&self, key: &JobKey) -> Result<Cancel, LedgerError> {
         self.inner.cancel(key).await

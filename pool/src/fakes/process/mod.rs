@@ -160,7 +160,7 @@ impl Hypervisor for ProcessHypervisor {
         let pid = self.start(&name, &directory, &cgroup).await?;
         step("start");
         sleep_until(begun + self.config.restore_takes).await;
-        step("wait");
+        step("load");
         let doom = match fate {
             Fate::Dies { after } => Some(Doom::of(pid, after)),
             Fate::Lives | Fate::Fails => None,

@@ -177,7 +177,7 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
             Begun::Held { lapses_in } => return Err(FallError::Held(lapses_in)),
             Begun::TenantBusy(busy) => return Err(FallError::Held(busy.again_in())),
             Begun::Conflict => return Ok(self.bury(message, "id_conflict", 0).await?),
-            Begun::Committed(body) | Begun::Done(body) => (body, 0),
+            Begun::Committed(body) | Begun::Done { result: body, .. } => (body, 0),
             Begun::Begun { token, history, .. } => {
                 let route = Route::decode(&slip.registration.route);
                 let mut result = match reason.as_str() {
@@ -197,8 +197,9 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
             }
         };
         let route = Route::decode(&slip.registration.route);
-        self.service.sink.publish(&route.publication(&slip.key, body)).await?;
-        self.service.ledger.published(&slip.key).await?;
+        let publication = route.publication(&slip.key, body);
+        self.service.sink.publish(&publication).await?;
+        self.service.ledger.published(&slip.key, publication.properties.told()).await?;
         Ok(self.bury(message, &reason, attempts).await?)
     }
 }

@@ -39,6 +39,7 @@ pub(super) enum Phase {
         since: Instant,
     },
     Done {
+        told: String,
         number: u64,
         result: Bytes,
         forget: Instant,

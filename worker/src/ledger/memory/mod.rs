@@ -105,7 +105,9 @@ impl State {
         }
         match &entry.phase {
             Phase::Committed { result, .. } => return Begun::Committed(result.clone()),
-            Phase::Done { result, .. } => return Begun::Done(result.clone()),
+            Phase::Done { result, told, .. } => {
+                return Begun::Done { result: result.clone(), told: told.clone() };
+            }
             Phase::Held { lapses, .. } if *lapses > now => {
                 return Begun::Held { lapses_in: lapses.duration_since(now) };
             }
@@ -238,13 +240,17 @@ impl Ledger for MemoryLedger {
         }
     }
 
-    async fn published(&self, key: &JobKey) -> Result<(), LedgerError> {
+    async fn published(&self, key: &JobKey, told: &str) -> Result<(), LedgerError> {
         let mut state = self.state();
-        if let Some(entry) = state.jobs.get_mut(key)
-            && let Phase::Committed { number, result, .. } = &entry.phase
-        {
-            let forget = Instant::now() + RESULT_TTL;
-            entry.phase = Phase::Done { number: *number, result: result.clone(), forget };
+        let Some(entry) = state.jobs.get_mut(key) else { return Ok(()) };
+        match &mut entry.phase {
+            Phase::Committed { number, result, .. } => {
+                let forget = Instant::now() + RESULT_TTL;
+                let (number, result, told) = (*number, result.clone(), told.to_owned());
+                entry.phase = Phase::Done { number, result, told, forget };
+            }
+            Phase::Done { told: last, .. } => told.clone_into(last),
+            _ => {}
         }
         Ok(())
     }

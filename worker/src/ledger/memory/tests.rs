@@ -47,9 +47,12 @@ async fn the_first_result_stays_and_the_same_token_may_repeat_itself() {
     let token = begin(&ledger).await;
     assert_eq!(ledger.commit(&token, "r".into()).await.unwrap(), Commit::Committed);
     assert_eq!(ledger.commit(&token, "r".into()).await.unwrap(), Commit::Committed);
-    ledger.published(&key()).await.unwrap();
-    ledger.published(&key()).await.unwrap();
-    assert_eq!(ledger.begin(&key(), "d", "w").await.unwrap(), Begun::Done("r".into()));
+    ledger.published(&key(), "r").await.unwrap();
+    ledger.published(&key(), "r").await.unwrap();
+    assert_eq!(
+        ledger.begin(&key(), "d", "w").await.unwrap(),
+        Begun::Done { result: "r".into(), told: "r".into() }
+    );
     assert_eq!(ledger.begin(&key(), "other", "w").await.unwrap(), Begun::Conflict);
     assert_eq!(ledger.cancel(&key()).await.unwrap(), Cancel::TooLate);
 }
@@ -80,9 +83,9 @@ async fn results_are_forgotten_the_oldest_first() {
     for n in 0..=RESULTS_MAX {
         let Begun::Begun { token, .. } = ledger.begin(&key(n), "d", "w").await.unwrap() else { panic!() };
         ledger.commit(&token, Bytes::new()).await.unwrap();
-        ledger.published(&key(n)).await.unwrap();
+        ledger.published(&key(n), "r").await.unwrap();
     }
     assert!(ledger.state().jobs.len() < RESULTS_MAX);
     let newest = ledger.begin(&key(RESULTS_MAX), "d", "w").await.unwrap();
-    assert_eq!(newest, Begun::Done(Bytes::new()));
+    assert_eq!(newest, Begun::Done { result: Bytes::new(), told: "r".into() });
 }

@@ -1,7 +1,7 @@
 -- ARGV: 5 digest, 6 deadline (ms) or nothing, 7 route, 8 owner, 9 request, 10 lapse, 11 age at which data is not new
 -- any more, 12 most running jobs of the tenant or nothing, 13 time between two beginnings of the tenant's jobs or 0,
 -- 14 how many may begin at once. KEYS: 9 when the tenant's beginnings are as if there had been none.
--- Answers {'conflict'} | {'committed', result} | {'done', result} | {'held', for how long} | {'busy', running}
+-- Answers {'conflict'} | {'committed', result} | {'done', result, told} | {'held', for how long} | {'busy', running}
 -- | {'paced', for how long} | {'begun', number, cancelled, history}.
 local owner, request, lapse, settled = ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
 local every, burst = tonumber(ARGV[13]), math.max(1, tonumber(ARGV[14]))
@@ -19,7 +19,8 @@ end
 
 if not enrol(ARGV[5], ARGV[6], ARGV[7]) then return { 'conflict' } end
 local phase = get('phase')
-if phase == 'committed' or phase == 'done' then return { phase, get('result') } end
+if phase == 'committed' then return { phase, get('result') } end
+if phase == 'done' then return { phase, get('result'), get('told') or '' } end
 linger()
 if age < settled then return { 'held', num(settled - age) } end
 

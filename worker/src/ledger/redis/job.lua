@@ -6,7 +6,8 @@
 -- in 5 and 6; 4 for how long it is kept when nothing more is heard of it (ms).
 --
 -- The job: digest, deadline (ms), route, cancelled, history; phase (absent or free, held, committed, done), number;
--- while held owner, request, begun, lapses, seized; then result, and large where it should go by reference.
+-- while held owner, request, begun, lapses, seized; then result, large where it should go by reference, and told, where
+-- it was asked to go when it was published.
 local job, deadlines, unpublished, running = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local waiting, shards, load = KEYS[6], KEYS[7], KEYS[8]
 local name, id, keep = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -25,6 +26,9 @@ local function enrol(digest, deadline, route)
   local known = get('digest')
   if known and known ~= digest then return false end
   if not known then set('digest', digest) end
+  -- What has a result has neither: its deadline would never be taken out of the set again.
+  local phase = get('phase')
+  if phase == 'committed' or phase == 'done' then return true end
   if deadline ~= '' and redis.call('HSETNX', job, 'deadline', deadline) == 1 then
     redis.call('ZADD', deadlines, deadline, name)
   end

@@ -190,9 +190,9 @@ impl Ledger for RedisLedger {
         Ok(if committed { Commit::Committed } else { Commit::Lost })
     }
 
-    async fn published(&self, key: &JobKey) -> Result<(), LedgerError> {
+    async fn published(&self, key: &JobKey, told: &str) -> Result<(), LedgerError> {
         let mut question = self.question(&scripts::PUBLISHED, key)?;
-        question.arg(millis(self.0.config.result_ttl));
+        question.arg(millis(self.0.config.result_ttl)).arg(told);
         self.ask::<i64>(question).await.map(drop)
     }
 

@@ -28,7 +28,9 @@ pub(super) fn begun(fields: Fields, key: &JobKey, digest: &str, owner: &str) -> 
     match &fields.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
         [b"conflict"] => Some(Begun::Conflict),
         [b"committed", result] => Some(Begun::Committed(copied(result))),
-        [b"done", result] => Some(Begun::Done(copied(result))),
+        [b"done", result, told] => {
+            Some(Begun::Done { result: copied(result), told: String::from_utf8(told.to_vec()).ok()? })
+        }
         [b"held", left] => Some(Begun::Held { lapses_in: micros(left)? }),
         [b"busy", running] => Some(Begun::TenantBusy(Busy::Running(number(running)?))),
         [b"paced", left] => Some(Begun::TenantBusy(Busy::Rate { free_in: micros(left)? })),
@@ -135,7 +137,9 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        for foreign in [&["begun", "1"][..], &["begun", "x", "0", "[]"], &["done"], &[], &["held", "1e+15"]] {
+        for foreign in
+            [&["begun", "1"][..], &["begun", "x", "0", "[]"], &["done", "r"], &[], &["held", "1e+15"]]
+        {
             assert_eq!(begun(fields(foreign), &key, "d", "w"), None, "{foreign:?}");
             assert_eq!(registered(fields(foreign)), None, "{foreign:?}");
             assert_eq!(seized(fields(foreign), &key, "w"), None, "{foreign:?}");

@@ -3,8 +3,7 @@
 local owner, request, lapse, settled = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local phase, deadline = get('phase'), tonumber(get('deadline')) or math.huge
-if phase == 'committed' or phase == 'done' then return { 'ended' } end
-if not get('digest') then
+if phase == 'committed' or phase == 'done' or not get('digest') then
   redis.call('ZREM', deadlines, name)
   return { 'ended' }
 end

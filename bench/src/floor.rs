@@ -50,7 +50,15 @@ pub async fn start(session: &Session, server: &Path) -> Result<()> {
 /// A command with nothing in its environment and no limits of its own.
 pub fn command(argv: &[&str], user: User) -> Command {
     let argv = argv.iter().map(|word| (*word).to_owned()).collect();
-    Command { argv, env: [].into(), cwd: String::new(), limits: ExecLimits::default(), user, ip: false }
+    Command {
+        argv,
+        env: [].into(),
+        cwd: String::new(),
+        limits: ExecLimits::default(),
+        user,
+        ip: false,
+        fresh: false,
+    }
 }
 
 /// Runs it to its end. Output is thrown away.

@@ -13,6 +13,8 @@ use rustix::process::{Gid, Uid};
 use tokio::sync::Notify;
 
 use crate::{
+    cells::Cells,
+    copies::{self, Copies},
     exec::Abilities,
     group::Groups,
     jail::Jail,
@@ -47,6 +49,8 @@ pub(crate) struct Agent {
     reaper: Reaper,
     groups: Groups,
     quota: Quota,
+    copies: Copies,
+    cells: Cells,
     jail: Option<Jail>,
     tree: Mutex<Arc<Tree>>,
     wake: tokio::sync::Mutex<Held>,
@@ -62,6 +66,8 @@ impl Agent {
             reaper,
             groups,
             quota: Quota::default(),
+            copies: Copies::default(),
+            cells: Cells::default(),
             jail: None,
             tree: Mutex::new(Arc::new(tree)),
             wake: tokio::sync::Mutex::new(Held::default()),
@@ -91,6 +97,11 @@ impl Agent {
             disk_quota: if self.awake() { self.quota.enabled() } else { scratch && wake::kernel_has_quota() },
             file_limits: true,
             ip: self.jail.is_some(),
+            fresh_copy: if self.awake() {
+                self.copies.enabled()
+            } else {
+                scratch && copies::kernel_has_overlay()
+            },
             ..HelloReply::default()
         }
     }
@@ -140,6 +151,14 @@ impl Agent {
 
     pub(crate) fn quota(&self) -> &Quota {
         &self.quota
+    }
+
+    pub(crate) fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    pub(crate) fn copies(&self) -> &Copies {
+        &self.copies
     }
 
     /// What the wakes so far have left. Locked while one is being done.

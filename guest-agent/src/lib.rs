@@ -14,6 +14,8 @@ pub mod process;
 pub mod serve;
 
 mod agent;
+mod cells;
+mod copies;
 mod exec;
 mod fault;
 mod group;

@@ -95,7 +95,11 @@ async fn reply_to(
     let body = match request {
         request::Body::Ping(_) => Ok(Body::Pong(Pong { monotonic_ns: monotonic_ns() })),
         request::Body::Wake(wake) => answered(wake::run(agent, wake).await, Body::Woken),
-        request::Body::Put(_) => answered(tree::upload(agent.tree(), stream).await?, Body::PutDone),
+        request::Body::Put(_) => {
+            // It changes the tree that they show.
+            agent.cells().clear().await;
+            answered(tree::upload(agent.tree(), stream).await?, Body::PutDone)
+        }
         request::Body::Get(get) => answered(tree::download(agent.tree(), stream, get).await?, Body::GetDone),
         request::Body::Exec(exec) => answered(exec::run(agent, connection, stream, exec).await, Body::Exited),
         request::Body::Quiesce(_) => answered(power::quiesce(agent).await, |()| Body::Quiesced(Quiesced {})),

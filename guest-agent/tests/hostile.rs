@@ -91,8 +91,9 @@ fn any_exec() -> impl Strategy<Value = Exec> {
     let streams = (0u32..8, 0u32..8, 0u32..8);
     let limits = (any_limit(), any_limit(), any_limit(), any_limit(), any_limit(), any_limit(), any_limit());
     let limits = option::of(limits);
-    (argv, env, any_path(), streams, limits, -1i32..3).prop_map(|(argv, env, cwd, streams, limits, user)| {
-        Exec {
+    let rest = (-1i32..3, any::<bool>());
+    (argv, env, any_path(), streams, limits, rest).prop_map(
+        |(argv, env, cwd, streams, limits, (user, fresh))| Exec {
             argv,
             env,
             cwd,
@@ -115,8 +116,10 @@ fn any_exec() -> impl Strategy<Value = Exec> {
             ),
             user,
             ip: user == 1,
-        }
-    })
+            fresh,
+            ..Exec::default()
+        },
+    )
 }
 
 fn any_request() -> impl Strategy<Value = request::Body> {

@@ -28,6 +28,7 @@ fn command(script: &str) -> Command {
         limits: ExecLimits::default(),
         user: User::Job,
         ip: false,
+        fresh: false,
     }
 }
 

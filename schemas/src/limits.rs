@@ -30,6 +30,12 @@ pub const FILES_MAX: usize = 1024;
 pub const METADATA_MAX_BYTES: usize = 16 * 1024;
 /// Stages of one job.
 pub const STAGES_MAX: usize = 16;
+/// Cases of one job, those of all its stages together.
+pub const CASES_MAX: usize = 1000;
+/// How much of one stream of one case is kept in a result, its start and its end together, when cases are few.
+pub const CASE_CAPTURE_MAX_BYTES: usize = 16 * 1024;
+/// How much of one stream is kept of all cases of a job together; each has an equal share.
+pub const CASE_CAPTURES_TOTAL_BYTES: usize = 1024 * 1024;
 /// Output patterns of one job.
 pub const OUTPUT_GLOBS_MAX: usize = 64;
 /// Output files of one job.
@@ -84,6 +90,7 @@ const _: () = assert!(
     WINDOW_UNITS as usize >= 2 * (FRAME_MAX_BYTES + FRAME_COST_UNITS as usize),
     "half a window admits any frame"
 );
+const _: () = assert!(CASE_CAPTURES_TOTAL_BYTES / CASES_MAX >= 1024, "enough to see what a case printed");
 const _: () = assert!(INLINE_OUTPUT_MAX_BYTES <= INLINE_OUTPUTS_TOTAL_MAX_BYTES);
 const _: () = assert!(INLINE_FILE_MAX_BYTES < REQUEST_MAX_BYTES);
 const _: () = assert!(OPEN_FILES_MIN < OPEN_FILES_DEFAULT && OPEN_FILES_DEFAULT < OPEN_FILES_MAX);

@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use hearth_pool::pool::Claim;
 use hearth_schemas::result::{
-    Attempt, Cause, InfraError, JobResult, Refusal, RefusalCode, RunReport, StageReport, Status, Verdict,
+    Attempt, CaseReport, Cause, InfraError, JobResult, Refusal, RefusalCode, RunReport, StageReport, Status,
+    Verdict,
 };
 use tokio::time::Instant;
 
 use crate::{
-    admit::Job,
+    admit::{Case, Job, Stage},
     execute::Executed,
     ledger::{FailedAttempt, JobKey},
     route::Route,
@@ -80,15 +81,30 @@ pub fn stopped(
 ) -> JobResult {
     for stage in job.stages.iter().skip(executed.stages.len()) {
         let run = RunReport::not_run(Verdict::Skipped, Some(reason.cause()));
-        executed.stages.push(StageReport { name: stage.name.clone(), run, cases: Vec::new() });
+        executed.stages.push(not_run(stage, run));
     }
     ran(job, circumstances, executed, reason.status())
+}
+
+/// The report of a stage none of whose commands ran. Its cases are skipped.
+pub fn not_run(stage: &Stage, run: RunReport) -> StageReport {
+    let cause = match run.verdict {
+        Verdict::Skipped => run.cause,
+        _ => Some(Cause::EarlierFailure),
+    };
+    let skipped = |case: &Case| CaseReport {
+        name: case.name.clone(),
+        run: RunReport::not_run(Verdict::Skipped, cause),
+    };
+    StageReport { name: stage.name.clone(), run, cases: stage.cases.iter().map(skipped).collect() }
 }
 
 /// Whether a stop came before the end of the job, rather than just after it.
 pub fn cut_short(executed: &Executed) -> bool {
     let cut = |cause| matches!(cause, Some(Cause::Cancelled | Cause::Deadline));
-    executed.stages.iter().any(|stage| cut(stage.run.cause))
+    let any =
+        |stage: &StageReport| cut(stage.run.cause) || stage.cases.iter().any(|case| cut(case.run.cause));
+    executed.stages.iter().any(any)
 }
 
 /// The result of a job that the broker has given up on, for this reason.

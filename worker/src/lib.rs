@@ -5,6 +5,7 @@ pub mod admit;
 pub mod amqp;
 mod attempt;
 mod begin;
+pub mod compare;
 mod crash;
 pub mod dispose;
 pub mod embedded;

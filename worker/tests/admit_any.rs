@@ -114,7 +114,9 @@ fn good() -> Value {
         "files": [{"path": "a.py", "text": "x", "mode": "0755"}, {"path": "d/b", "base64": "AAE="}],
         "stages": [
             {"name": "one", "argv": ["a", "b"], "env": {"K": "v"}, "cwd": ".", "limits": {"wall_ms": 10, "files": 9}},
-            {"name": "two", "argv": ["c"], "stdin": "in", "cwd": "d", "continue_on_failure": true}],
+            {"name": "two", "argv": ["c"], "stdin": "in", "cwd": "d", "continue_on_failure": true,
+             "cases": [{"name": "1", "argv_extra": ["x"], "expect": {"stdout": "y", "match": {"float": {"abs": 1}}}},
+                       {"name": "2", "expect": {"match": "none"}}], "stop_on_failure": true}],
         "outputs": ["*.txt", "d/**"], "limits": {"memory_mib": 64, "cpu_ms": 5}, "network": "none",
         "stream": false, "metadata": {"k": [1, 2.5, {"x": null}]},
     })

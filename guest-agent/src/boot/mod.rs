@@ -8,7 +8,7 @@ mod root;
 use std::{io, path::PathBuf, process::ExitCode, sync::Arc};
 
 use cmdline::CommandLine;
-pub(crate) use mounts::{TMP, WORK, WORK_DIR, drop_early_tree, mount_early_tree};
+pub(crate) use mounts::{TMP, TMP_DIR, WORK, WORK_DIR, drop_early_tree, mount_early_tree};
 use rustix::{
     io::Errno,
     process::{Gid, Resource, Rlimit, Uid, setrlimit},

@@ -16,6 +16,8 @@ pub(crate) const WORK: &str = "/work";
 pub(crate) const WORK_DIR: &CStr = c"/work";
 /// Where jobs keep temporary files.
 pub(crate) const TMP: &str = "/tmp";
+/// The same, for a system call.
+pub(crate) const TMP_DIR: &CStr = c"/tmp";
 
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 /// Of /run: the agent's own few files.

@@ -7,7 +7,7 @@
 
 use std::{
     convert::Infallible,
-    ffi::{CStr, CString},
+    ffi::CStr,
     mem,
     os::fd::{AsFd, BorrowedFd},
     ptr,
@@ -16,14 +16,22 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags, openat2},
     io::Errno,
-    process::{Resource, Rlimit, Signal},
+    process::{Gid, Resource, Rlimit, Signal, Uid},
 };
 
 use super::spawn::{Cell, Launch, Refused, clone_here, last_errno};
-use crate::{boot, jail, tree::CONFINED};
+use crate::{
+    boot,
+    cells::Settings,
+    jail::{self, Filter},
+    tree::CONFINED,
+};
 
 /// Steps of the jail are counted from here, so that they are told from those of the command.
 const JAIL_STEPS: u32 = 100;
+/// And those of a command in a cell from here.
+const CELL_STEPS: u32 = 200;
+const EXIT_REFUSED: libc::c_int = 127;
 
 /// Everything that PID 1 of a jail does, in the child. Its own child is the command.
 pub(super) fn become_init(
@@ -39,7 +47,9 @@ pub(super) fn become_init(
         rustix::io::write(procs, b"0").map_err(refused)?;
     }
     killable_by_oom().map_err(refused)?;
-    cell.jail.enter().map_err(|(step, errno)| Refused::Setup(JAIL_STEPS.saturating_add(step), errno))?;
+    cell.jail
+        .enter(cell.copy)
+        .map_err(|(step, errno)| Refused::Setup(JAIL_STEPS.saturating_add(step), errno))?;
     match clone_here(0).map_err(refused)? {
         Some(command) => jail::init(command, status),
         None => become_command(launch, None, argv, env),
@@ -97,7 +107,73 @@ pub(super) fn become_command(
         check(rustix::thread::set_no_new_privs(true))?;
         check(filter.put_on())?;
     }
-    Err(Refused::Exec(execute(launch.programs, argv, env)))
+    let programs = launch.programs.iter().map(|program| program.as_ptr());
+    Err(Refused::Exec(execute(programs, argv, env)))
+}
+
+/// A command in a cell, whose keeper has done what is the same for every command.
+pub(crate) struct InCell<'a> {
+    pub(crate) programs: &'a [*const libc::c_char],
+    pub(crate) argv: &'a [*const libc::c_char],
+    pub(crate) env: &'a [*const libc::c_char],
+    /// Relative to the working tree.
+    pub(crate) cwd: &'a CStr,
+    pub(crate) settings: Settings,
+    pub(crate) stdio: [BorrowedFd<'a>; 3],
+    pub(crate) report: BorrowedFd<'a>,
+    pub(crate) procs: BorrowedFd<'a>,
+    pub(crate) user: (Uid, Gid),
+}
+
+/// Everything from the start in a cell to the exec. Returns only after it has reported what was refused.
+pub(crate) fn run_in_cell(run: &InCell<'_>) -> libc::c_int {
+    let Err(refused) = execute_in_cell(run);
+    let _ = rustix::io::write(run.report, &refused.encode());
+    EXIT_REFUSED
+}
+
+fn execute_in_cell(run: &InCell<'_>) -> Result<Infallible, Refused> {
+    let mut step = CELL_STEPS;
+    let mut check = |outcome: Result<(), Errno>| {
+        step += 1;
+        outcome.map_err(|errno| Refused::Setup(step, errno))
+    };
+    check(rustix::io::write(run.procs, b"0").map(drop))?;
+    check(rustix::process::setsid().map(drop))?;
+    let [stdin, stdout, stderr] = run.stdio;
+    check(rustix::stdio::dup2_stdin(stdin))?;
+    check(rustix::stdio::dup2_stdout(stdout))?;
+    check(rustix::stdio::dup2_stderr(stderr))?;
+    check(enter_dir(run.cwd))?;
+    let Settings { open_files, file_size_bytes, cpu_seconds } = run.settings;
+    check(limit(Resource::Nofile, open_files.0, open_files.1))?;
+    if let Some(bytes) = file_size_bytes {
+        check(limit(Resource::Fsize, bytes, bytes))?;
+    }
+    if let Some(seconds) = cpu_seconds {
+        check(limit(Resource::Cpu, seconds, seconds.saturating_add(1)))?;
+    }
+    let (uid, gid) = run.user;
+    for pipe in run.stdio {
+        check(jail::give(pipe, uid))?;
+    }
+    check(rustix::thread::set_thread_groups(&[]))?;
+    check(rustix::thread::set_thread_res_gid(gid, gid, gid))?;
+    check(rustix::thread::set_thread_res_uid(uid, uid, uid))?;
+    Err(Refused::Exec(execute(run.programs.iter().copied(), run.argv, run.env)))
+}
+
+/// What a keeper does once for all the commands that it starts.
+pub(crate) fn settle(filter: &Filter) -> Result<(), Errno> {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    killable_by_oom()?;
+    limit(Resource::Core, 0, 0)?;
+    // Their names are in no directory, where it could be seen that one was left.
+    limit(Resource::Msgqueue, 0, 0)?;
+    jail::drop_capabilities()?;
+    default_signals();
+    rustix::thread::set_no_new_privs(true)?;
+    filter.put_on()
 }
 
 /// Enters a directory of the working tree that this mount namespace shows. No link is followed.
@@ -153,12 +229,15 @@ fn default_signals() {
 }
 
 /// Tries the paths in order, like execvp(3) but without a shell for what is not executable.
-fn execute(programs: &[CString], argv: &[*const libc::c_char], env: &[*const libc::c_char]) -> Errno {
+fn execute(
+    programs: impl Iterator<Item = *const libc::c_char>,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+) -> Errno {
     let mut why = Errno::NOENT;
     for program in programs {
-        let program: &CStr = program;
-        // SAFETY: both arrays end with a null pointer, and what they point to is alive.
-        unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+        // SAFETY: a C string, and two arrays that end with a null pointer; what they point to is alive.
+        unsafe { libc::execve(program, argv.as_ptr(), env.as_ptr()) };
         match last_errno() {
             Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => why = Errno::ACCESS,

@@ -9,6 +9,7 @@ mod supervise;
 
 use std::os::fd::{AsFd, OwnedFd};
 
+pub(crate) use child::{InCell, run_in_cell, settle};
 use hearth_schemas::guest::messages::{Exec, Exited, FaultKind, LimitHit, Usage, User};
 use hearth_wire::{Connection, Stream};
 pub(crate) use limits::{Abilities, DiskUse};
@@ -17,17 +18,22 @@ use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
+    process::Pid,
 };
+pub(crate) use spawn::start_keeper;
 use spawn::{Cell, Launch};
 use supervise::{Outcome, Supervisor};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     agent::Agent,
+    cells::{CellError, Order, Settings},
+    copies::{Copy, CopyError},
     fault::Refusal,
     group::{Bounds, Group, GroupError},
-    jail::{self, Filter, JailError},
+    jail::{self, Filter, Jail, JailError},
     quota::QuotaError,
+    reaper::Ending,
     tree::PathError,
 };
 
@@ -48,6 +54,12 @@ pub(crate) enum ExecError {
     Jail(#[from] JailError),
     #[error(transparent)]
     Quota(#[from] QuotaError),
+    #[error("fresh: only what runs as the job's user has a copy of the working tree")]
+    NoCopy,
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error(transparent)]
+    Cell(#[from] CellError),
     #[error("cannot start a process")]
     Launch(#[source] Errno),
     #[error("preparation {step} of a new process")]
@@ -60,11 +72,15 @@ impl Refusal for ExecError {
     fn kind(&self) -> FaultKind {
         match self {
             Self::Plan(PlanError::Cwd(_)) | Self::Cwd { .. } => FaultKind::Path,
-            Self::Plan(_) | Self::NoStream { .. } | Self::RootAwake => FaultKind::Unsupported,
+            Self::Plan(_) | Self::NoStream { .. } | Self::RootAwake | Self::NoCopy => FaultKind::Unsupported,
+            Self::Copy(error) | Self::Cell(CellError::Copy(error)) => error.kind(),
             Self::Exec { .. } => FaultKind::Exec,
-            Self::Group(_) | Self::Jail(_) | Self::Quota(_) | Self::Launch(_) | Self::Setup { .. } => {
-                FaultKind::Internal
-            }
+            Self::Cell(_)
+            | Self::Group(_)
+            | Self::Jail(_)
+            | Self::Quota(_)
+            | Self::Launch(_)
+            | Self::Setup { .. } => FaultKind::Internal,
         }
     }
 }
@@ -83,17 +99,44 @@ pub(crate) async fn run(
     if plan.user == User::Root && agent.awake() {
         return Err(ExecError::RootAwake);
     }
-    let streams = Streams::take(connection, &plan).await?;
+    let mut streams = Streams::take(connection, &plan).await?;
+    if !plan.fresh {
+        // It changes the tree that they show.
+        agent.cells().clear().await;
+    }
     let tree = agent.tree();
     let cwd = tree.open_dir(&plan.cwd).map_err(|source| ExecError::Cwd { path: plan.cwd.clone(), source })?;
     let _hold = agent.quota().hold(plan.limits.disk_bytes, plan.limits.files)?;
+    if let Some((jail, order)) = cell_for(agent, &plan) {
+        return in_cell(agent, control, &plan, streams, jail, &order).await;
+    }
     let spare = if agent.jail_of(plan.user).is_some() { jail::OWN_PROCESSES } else { 0 };
+    let group = agent.groups().create(&bounds(&plan, spare))?;
+    let mut copy = copy_for(agent, &plan)?;
+    if let Some(copy) = &mut copy {
+        streams.fill(copy).await?;
+    }
+    let exited = in_group(agent, control, &plan, streams, &group, cwd, copy.as_ref()).await;
+    group.remove().await;
+    if let Some(copy) = copy {
+        copy.discard().await;
+    }
+    exited
+}
+
+fn bounds(plan: &Plan, spare: u64) -> Bounds {
     let bounds = plan.limits.bounds;
     let processes = bounds.processes.map(|processes| processes.saturating_add(spare));
-    let group = agent.groups().create(&Bounds { processes, ..bounds })?;
-    let exited = in_group(agent, control, &plan, streams, &group, cwd).await;
-    group.remove().await;
-    exited
+    Bounds { processes, ..bounds }
+}
+
+/// What a command that wants it has in place of the working tree.
+fn copy_for(agent: &Agent, plan: &Plan) -> Result<Option<Copy>, ExecError> {
+    if !plan.fresh {
+        return Ok(None);
+    }
+    agent.jail_of(plan.user).ok_or(ExecError::NoCopy)?;
+    Ok(Some(agent.copies().make()?))
 }
 
 /// The streams that a request names.
@@ -101,16 +144,32 @@ struct Streams {
     stdin: Option<Stream>,
     stdout: Stream,
     stderr: Stream,
+    given: Vec<(String, Stream)>,
 }
 
 impl Streams {
     async fn take(connection: &Connection, plan: &Plan) -> Result<Self, ExecError> {
         let take = async |field, id| connection.take(id).await.ok_or(ExecError::NoStream { field, id });
+        let mut given = Vec::new();
+        for (name, id) in &plan.given {
+            given.push((name.clone(), take("given", *id).await?));
+        }
         Ok(Self {
+            given,
             stdin: if plan.stdin == 0 { None } else { Some(take("stdin", plan.stdin).await?) },
             stdout: take("stdout", plan.stdout).await?,
             stderr: take("stderr", plan.stderr).await?,
         })
+    }
+}
+
+impl Streams {
+    /// Puts the files of the command where only its copy shows them.
+    async fn fill(&mut self, copy: &mut Copy) -> Result<(), ExecError> {
+        for (name, stream) in self.given.drain(..) {
+            copy.give(&name, stream.receiver).await?;
+        }
+        Ok(())
     }
 }
 
@@ -134,6 +193,50 @@ fn pipes(with_stdin: bool) -> Result<(Ends, [OwnedFd; 3]), Errno> {
     Ok((Ends { stdin, stdout, stderr }, [child_stdin, child_stdout, child_stderr]))
 }
 
+/// What a cell is told of a command that can run in one: in a copy of the tree, with nothing of its own around it.
+fn cell_for<'a>(agent: &'a Agent, plan: &Plan) -> Option<(&'a Jail, Vec<u8>)> {
+    let jail = agent.jail_of(plan.user).filter(|_| plan.fresh && !plan.ip && plan.given.is_empty())?;
+    let settings = Settings {
+        open_files: plan.limits.open_files(),
+        file_size_bytes: plan.limits.file_size_bytes,
+        cpu_seconds: plan.limits.cpu_backstop_seconds(),
+    };
+    let Plan { cwd_in_tree: cwd, programs, argv, env, .. } = plan;
+    Order { cwd, programs, argv, env, settings }.encode().map(|order| (jail, order))
+}
+
+async fn in_cell(
+    agent: &Agent,
+    control: &mut Stream,
+    plan: &Plan,
+    streams: Streams,
+    jail: &Jail,
+    order: &[u8],
+) -> Result<Exited, ExecError> {
+    let cell = agent.cells().take(agent, jail).await?;
+    let group = agent.groups().create(&bounds(plan, 0))?;
+    let (ends, stdio) = pipes(streams.stdin.is_some()).map_err(ExecError::Launch)?;
+    let (report, child_report) =
+        pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(ExecError::Launch)?;
+    let procs = group.processes()?;
+    let [stdin, stdout, stderr] = &stdio;
+    let descriptors = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), child_report.as_fd(), procs.as_fd()];
+    cell.start(order, descriptors).map_err(ExecError::Launch)?;
+    drop((stdio, child_report, procs));
+    let pid = cell.keeper();
+    let (tell, ended) = oneshot::channel();
+    let left = async {
+        let left = cell.ended().await;
+        let _ = tell.send(left.ending);
+        left
+    };
+    let begun = Begun { ends, pid, report, status: None, ended, spare: 0 };
+    let (exited, left) = tokio::join!(see_to(agent, control, plan, streams, &group, begun), left);
+    group.remove().await;
+    agent.cells().give_back(cell, left).await;
+    exited
+}
+
 async fn in_group(
     agent: &Agent,
     control: &mut Stream,
@@ -141,10 +244,11 @@ async fn in_group(
     streams: Streams,
     group: &Group,
     cwd: OwnedFd,
+    copy: Option<&Copy>,
 ) -> Result<Exited, ExecError> {
     let (ends, stdio) = pipes(streams.stdin.is_some()).map_err(ExecError::Launch)?;
     let filter = (plan.user == User::Job).then(|| Filter::of_jobs(plan.ip));
-    let cell = agent.jail_of(plan.user).map(|jail| Cell { jail, cwd: &plan.cwd_in_tree });
+    let cell = agent.jail_of(plan.user).map(|jail| Cell { jail, cwd: &plan.cwd_in_tree, copy });
     if let (true, Some(cell)) = (plan.ip, &cell) {
         cell.jail.raise_loopback()?;
     }
@@ -165,7 +269,34 @@ async fn in_group(
     .map_err(ExecError::Launch)?;
     let ended = agent.reaper().register(launched.pid);
     drop(cwd);
+    let spare = if cell.is_some() { jail::OWN_PROCESSES } else { 0 };
+    let (pid, report, status) = (launched.pid, launched.report, Some(launched.status));
+    see_to(agent, control, plan, streams, group, Begun { ends, pid, report, status, ended, spare }).await
+}
 
+/// A command that was started.
+struct Begun {
+    ends: Ends,
+    /// Its own, or that of the init of its jail.
+    pid: Pid,
+    report: OwnedFd,
+    /// Where the init of its jail says how it ended.
+    status: Option<OwnedFd>,
+    ended: oneshot::Receiver<Ending>,
+    /// Processes in its cgroup that are not its own.
+    spare: u64,
+}
+
+/// Watches a command until it and all that it left behind are gone.
+async fn see_to(
+    agent: &Agent,
+    control: &mut Stream,
+    plan: &Plan,
+    streams: Streams,
+    group: &Group,
+    begun: Begun,
+) -> Result<Exited, ExecError> {
+    let Begun { ends, pid, report, status, ended, spare } = begun;
     let (over, mut output_over) = mpsc::channel(2);
     let (tell_gone, gone) = watch::channel(false);
     let carry = |pipe, stream: Stream| {
@@ -179,9 +310,9 @@ async fn in_group(
     let feeding =
         streams.stdin.zip(ends.stdin).map(|(stream, pipe)| tokio::spawn(output::feed(stream.receiver, pipe)));
 
-    let supervisor = Supervisor { limits: &plan.limits, group, quota: agent.quota(), pid: launched.pid };
-    let mut outcome = supervisor.watch(control, launched.report, ended, &mut output_over).await;
-    outcome.ending = jail::status_of(&launched.status).unwrap_or(outcome.ending);
+    let supervisor = Supervisor { limits: &plan.limits, group, quota: agent.quota(), pid };
+    let mut outcome = supervisor.watch(control, report, ended, &mut output_over).await;
+    outcome.ending = status.as_ref().and_then(jail::status_of).unwrap_or(outcome.ending);
     outcome.limit = outcome.limit.or_else(|| plan.limits.told_by(outcome.ending));
     group.empty().await?;
     if let Some(feeding) = feeding {
@@ -195,13 +326,12 @@ async fn in_group(
     tell_gone.send_replace(true);
     let stdout_bytes = stdout.await.ok().and_then(Result::ok).unwrap_or(0);
     let stderr_bytes = stderr.await.ok().and_then(Result::ok).unwrap_or(0);
-    let usage = usage(agent, group, &outcome, cell.is_some());
+    let usage = usage(agent, group, &outcome, spare);
     outcome.exited(plan, stdout_bytes, stderr_bytes, usage)
 }
 
-fn usage(agent: &Agent, group: &Group, outcome: &Outcome, jailed: bool) -> Usage {
+fn usage(agent: &Agent, group: &Group, outcome: &Outcome, spare: u64) -> Usage {
     let counted = group.counted();
-    let spare = if jailed { jail::OWN_PROCESSES } else { 0 };
     Usage {
         wall_us: u64::try_from(outcome.wall.as_micros()).unwrap_or(u64::MAX),
         user_us: counted.user_us,

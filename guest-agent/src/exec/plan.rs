@@ -2,7 +2,10 @@
 
 use std::ffi::CString;
 
-use hearth_schemas::guest::messages::{Exec, User};
+use hearth_schemas::{
+    guest::messages::{Exec, Given, User},
+    limits::NAME_MAX_BYTES,
+};
 
 use super::limits::{Abilities, LimitError, Limits};
 use crate::tree::{PathError, check_path};
@@ -25,6 +28,10 @@ pub(super) struct Plan {
     pub(super) limits: Limits,
     /// Whether it may use IP.
     pub(super) ip: bool,
+    /// In a copy of the working tree of its own.
+    pub(super) fresh: bool,
+    /// Files that only it sees: names and streams.
+    pub(super) given: Vec<(String, u32)>,
     /// 0 means an empty stdin.
     pub(super) stdin: u32,
     pub(super) stdout: u32,
@@ -46,6 +53,8 @@ pub(crate) enum PlanError {
     Cwd(#[source] PathError),
     #[error("user {0} is unknown to this agent")]
     User(i32),
+    #[error("given: {0:?} is no name, or only fresh copies have such files")]
+    Given(String),
     #[error(transparent)]
     Limit(#[from] LimitError),
 }
@@ -72,11 +81,30 @@ impl Plan {
             user: User::try_from(exec.user).map_err(|_| PlanError::User(exec.user))?,
             limits: Limits::new(exec.limits, able)?,
             ip: exec.ip,
+            fresh: exec.fresh,
+            given: given(exec.given, exec.fresh)?,
             stdin: exec.stdin,
             stdout: exec.stdout,
             stderr: exec.stderr,
         })
     }
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (1..=NAME_MAX_BYTES).contains(&name.len()) && name.bytes().all(plain)
+}
+
+/// The files of a command by their names, which become parts of paths.
+fn given(files: Vec<Given>, fresh: bool) -> Result<Vec<(String, u32)>, PlanError> {
+    let named = |file: Given| {
+        if fresh && is_name(&file.name) {
+            Ok((file.name, file.stream))
+        } else {
+            Err(PlanError::Given(file.name))
+        }
+    };
+    files.into_iter().map(named).collect()
 }
 
 /// Where a command may be: itself when it has a slash, else in each directory of the path (an empty one is the

@@ -17,7 +17,10 @@ use rustix::{
 };
 
 use super::child::{become_command, become_init};
-use crate::jail::{self, Filter, Jail};
+use crate::{
+    copies::Copy,
+    jail::{self, Filter, Jail},
+};
 
 /// Of linux/sched.h; libc's has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -55,6 +58,8 @@ pub(super) struct Cell<'a> {
     pub(super) jail: &'a Jail,
     /// Relative to the working tree.
     pub(super) cwd: &'a CStr,
+    /// What it has in place of the working tree itself.
+    pub(super) copy: Option<&'a Copy>,
 }
 
 /// A child that has not necessarily executed anything yet.
@@ -87,7 +92,7 @@ impl Refused {
         })
     }
 
-    fn encode(self) -> [u8; REPORT_BYTES] {
+    pub(super) fn encode(self) -> [u8; REPORT_BYTES] {
         let (step, errno) = match self {
             Self::Exec(errno) => (0, errno),
             Self::Setup(step, errno) => (step, errno),
@@ -132,6 +137,30 @@ pub(super) fn launch(launch: Launch<'_>) -> Result<Launched, Errno> {
         (Some(pid), _) => Ok(Launched { pid, status, report }),
         (None, _) => Err(Errno::CHILD),
     }
+}
+
+/// Starts PID 1 of a cell, which has this copy as its working tree and then does `keep`. What of its world cannot be made
+/// it says on the line.
+pub(crate) fn start_keeper(
+    jail: &Jail,
+    copy: &Copy,
+    line: &OwnedFd,
+    keep: impl FnOnce(),
+) -> Result<Pid, Errno> {
+    let blocked = block_signals();
+    let cloned = clone_here(jail::NAMESPACES);
+    if let Ok(None) = cloned {
+        match jail.enter(Some(copy)) {
+            Ok(()) => keep(),
+            Err((step, errno)) => {
+                let _ = rustix::io::write(line, &Refused::Setup(step, errno).encode());
+            }
+        }
+        // SAFETY: ends the child without running anything of the parent's.
+        unsafe { libc::_exit(127) }
+    }
+    restore_signals(&blocked);
+    cloned?.ok_or(Errno::CHILD)
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {

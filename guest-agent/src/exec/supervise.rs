@@ -80,7 +80,7 @@ impl Supervisor<'_> {
                 _ = tick.tick(), if !dying && self.limits.watched() => limit = self.exceeded(),
             }
             if limit.is_some() || host.is_some() {
-                self.kill();
+                self.kill(reported);
             }
         };
         let wall = started.elapsed();
@@ -99,10 +99,12 @@ impl Supervisor<'_> {
         self.limits.exceeded(&self.group.counted(), &disk.unwrap_or_default())
     }
 
-    fn kill(&self) {
+    fn kill(&self, executed: bool) {
         self.group.kill();
-        // Before it has joined its cgroup, where it has to do that itself. Not reaped yet, so the id is its own.
-        let _ = kill_process(self.pid, Signal::KILL);
+        if !executed {
+            // Before it has joined its cgroup, where it has to do that itself. Not reaped yet, so the id is its own.
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
     }
 
     async fn tell_started(&self, control: &Stream) {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -27,6 +27,11 @@ pub(super) fn write(dir: impl AsFd, name: &str, value: &str) -> Result<(), Group
     let file = openat(dir, name, flags, Mode::empty()).map_err(failed(name))?;
     rustix::io::write(file, value.as_bytes()).map_err(failed(name))?;
     Ok(())
+}
+
+/// Opens the file `name` of the cgroup `dir`, to be written.
+pub(super) fn open_to_write(dir: impl AsFd, name: &str) -> Result<OwnedFd, GroupError> {
+    openat(dir, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed(name))
 }
 
 /// Opens the file `name` of the cgroup `dir`, to be read again and again.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -73,6 +73,11 @@ impl Group {
     /// Its directory, to start a process in.
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// The list of its processes, which one joins by writing 0 to it.
+    pub(crate) fn processes(&self) -> Result<OwnedFd, GroupError> {
+        files::open_to_write(&self.dir, "cgroup.procs")
     }
 
     /// Reads the counters.

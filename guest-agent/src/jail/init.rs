@@ -48,7 +48,7 @@ pub(crate) fn status_of(pipe: &OwnedFd) -> Option<Ending> {
 }
 
 /// Reads a wait status of a process that has ended.
-fn ending(status: c_int) -> Ending {
+pub(crate) fn ending(status: c_int) -> Ending {
     if libc::WIFSIGNALED(status) {
         Ending::Signal(libc::WTERMSIG(status))
     } else {

@@ -16,8 +16,10 @@ use std::{
 };
 
 pub(crate) use filter::Filter;
-pub(crate) use init::{init, status_of};
+pub(crate) use init::{ending, init, status_of};
 use rustix::io::Errno;
+
+use crate::copies::Copy;
 
 /// Namespaces that each command gets anew, as flags of clone3.
 pub(crate) const NAMESPACES: u64 =
@@ -63,13 +65,14 @@ impl Jail {
         Ok(())
     }
 
-    /// Makes the world of a process that was just cloned with [`NAMESPACES`]. Only system calls.
+    /// Makes the world of a process that was just cloned with [`NAMESPACES`]; with a copy, that is its working tree.
+    /// Only system calls.
     ///
     /// # Errors
     /// The step that failed, from 1, and why.
-    pub(crate) fn enter(&self) -> Result<(), (u32, Errno)> {
+    pub(crate) fn enter(&self, copy: Option<&Copy>) -> Result<(), (u32, Errno)> {
         join(&self.network).map_err(|errno| (1, errno))?;
-        mounts::enter().map_err(|(step, errno)| (step.saturating_add(1), errno))
+        mounts::enter(copy).map_err(|(step, errno)| (step.saturating_add(1), errno))
     }
 }
 
@@ -142,6 +145,6 @@ pub(crate) fn give(stdio: BorrowedFd<'_>, uid: rustix::process::Uid) -> Result<(
     if kind == rustix::fs::FileType::Fifo { rustix::fs::fchown(stdio, Some(uid), None) } else { Ok(()) }
 }
 
-fn last_errno() -> Errno {
+pub(crate) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

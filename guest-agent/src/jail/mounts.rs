@@ -10,7 +10,7 @@ use rustix::{
 };
 
 use super::JailError;
-use crate::wake::BOOT_ID;
+use crate::{copies::Copy, wake::BOOT_ID};
 
 /// Made once; each jail shows it by a bind mount, which keeps its flags.
 const DEV: &CStr = c"/run/jail-dev";
@@ -34,6 +34,8 @@ const LINKS: [(&CStr, &CStr); 4] = [
 /// files, which come last since the empty directory is there.
 const HIDDEN: [&CStr; 3] = [c"/sys", c"/scratch", c"/run"];
 
+/// Steps of a copy are counted from here.
+const COPY_STEPS: u32 = 50;
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 /// Of the devices, which must work.
 const DEV_FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
@@ -71,13 +73,17 @@ fn make_empty() -> Result<(), Errno> {
 ///
 /// # Errors
 /// The step that failed, from 1, and why.
-pub(super) fn enter() -> Result<(), (u32, Errno)> {
+pub(super) fn enter(copy: Option<&Copy>) -> Result<(), (u32, Errno)> {
     let mut step = 0;
     let mut check = |outcome: Result<(), Errno>| {
         step += 1;
         outcome.map_err(|errno| (step, errno))
     };
     check(mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC))?;
+    // Before the scratch disk, of which it is made, is hidden.
+    if let Some(copy) = copy {
+        copy.enter().map_err(|(copy_step, errno)| (COPY_STEPS.saturating_add(copy_step), errno))?;
+    }
     // Of the new PID namespace; of its processes, those of other users are not even listed.
     check(mount(c"proc", c"/proc", c"proc", PLAIN, c"hidepid=2"))?;
     // The clone's own, if it has been woken.

@@ -16,7 +16,7 @@ use rustix::{
 use super::WakeError;
 use crate::{
     agent::{Agent, JOB_ID},
-    boot, console,
+    boot, console, copies,
     tree::Tree,
 };
 
@@ -28,9 +28,12 @@ const OPTIONS_WITHOUT_QUOTA: &std::ffi::CStr = c"barrier=0";
 /// Mounts `device` and puts the working tree on it. Returns its size in bytes.
 pub(super) fn mount(agent: &Agent, device: &Path) -> Result<u64, WakeError> {
     let quota = mount_disk(device).map_err(WakeError::step("mounting the scratch disk"))?;
-    let work = Path::new(MOUNT).join("work");
-    let tmp = Path::new(MOUNT).join("tmp");
+    let (work, tmp) = copies::places(Path::new(MOUNT));
     prepare(&work, &tmp).map_err(WakeError::file("preparing the scratch disk"))?;
+    if copies::kernel_has_overlay() {
+        let place = agent.copies().enable(Path::new(MOUNT));
+        place.map_err(WakeError::file("making a place for copies of the working tree"))?;
+    }
     boot::drop_early_tree();
     mount_bind(&work, boot::WORK).map_err(WakeError::step("mounting the working tree"))?;
     mount_bind(&tmp, boot::TMP).map_err(WakeError::step("mounting /tmp"))?;
@@ -58,6 +61,9 @@ fn mount_disk(device: &Path) -> Result<bool, Errno> {
 
 fn prepare(work: &Path, tmp: &Path) -> std::io::Result<()> {
     fs::set_permissions(MOUNT, fs::Permissions::from_mode(0o711))?;
+    if let Some(tree) = work.parent() {
+        fs::create_dir(tree)?;
+    }
     fs::create_dir(work)?;
     fs::set_permissions(work, fs::Permissions::from_mode(0o755))?;
     chown(work, Some(JOB_ID), Some(JOB_ID))?;

@@ -108,6 +108,7 @@ pub(super) async fn serve(
         file_limits: true,
         ip: true,
         put_directories: true,
+        fresh_copy: true,
         ..HelloReply::default()
     };
     let Ok((connection, _zero)) = hearth_wire::accept(io, hello).await else { return Ending::Quiet };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use hearth_schemas::guest::{
-    messages::{Exec, ExecLimits, Exited, HelloReply, Kill, User, reply, request},
+    messages::{Exec, ExecLimits, Exited, Given, HelloReply, Kill, User, reply, request},
     mux::Direction,
 };
 use hearth_wire::{Sender, Stream, StreamReceiver};
@@ -35,6 +35,8 @@ pub struct Command {
     pub user: User,
     /// Whether it may use IP.
     pub ip: bool,
+    /// Whether it gets a copy of the working tree of its own, which is gone with it.
+    pub fresh: bool,
 }
 
 impl Command {
@@ -45,6 +47,7 @@ impl Command {
             (open_files.is_some() && !hello.file_limits, "the limit of open files"),
             (file_size_bytes.is_some() && !hello.file_limits, "the limit of a file's size"),
             (self.ip && !hello.ip, "commands that use IP"),
+            (self.fresh && !hello.fresh_copy, "fresh copies of the working tree"),
         ]
         .into_iter()
         .find_map(|(unknown, what)| unknown.then_some(what))
@@ -56,6 +59,7 @@ impl Command {
 pub struct Running {
     control: Stream,
     stdin: Option<Sender>,
+    given: Vec<(Sender, Vec<Bytes>)>,
     stdout: StreamReceiver,
     stderr: StreamReceiver,
     traffic: Traffic,
@@ -68,6 +72,17 @@ impl Session {
     /// # Errors
     /// Among others [`SessionError::Unable`], before anything is asked.
     pub async fn exec(&self, command: Command, with_stdin: bool) -> Result<Running, SessionError> {
+        self.exec_given(command, with_stdin, Vec::new()).await
+    }
+
+    /// As [`Session::exec`], with files that only this command sees, by name, in
+    /// [`hearth_schemas::guest::GIVEN_DIR`]. Only for a command that is `fresh`.
+    pub async fn exec_given(
+        &self,
+        command: Command,
+        with_stdin: bool,
+        files: Vec<(String, Vec<Bytes>)>,
+    ) -> Result<Running, SessionError> {
         if let Some(what) = command.unknown_to(self.hello()) {
             return Err(SessionError::Unable(what));
         }
@@ -75,6 +90,12 @@ impl Session {
             true => Some(self.connection.open(Direction::Send).await?.sender),
             false => None,
         };
+        let (mut named, mut given) = (Vec::new(), Vec::new());
+        for (name, content) in files {
+            let sender = self.connection.open(Direction::Send).await?.sender;
+            named.push(Given { name, stream: sender.id() });
+            given.push((sender, content));
+        }
         let stdout = self.connection.open(Direction::Receive).await?;
         let stderr = self.connection.open(Direction::Receive).await?;
         let exec = Exec {
@@ -87,10 +108,12 @@ impl Session {
             limits: Some(command.limits),
             user: command.user.into(),
             ip: command.ip,
+            fresh: command.fresh,
+            given: named,
         };
         let control = self.request(request::Body::Exec(exec)).await?;
         let (stdout, stderr) = (stdout.receiver, stderr.receiver);
-        Ok(Running { control, stdin, stdout, stderr, traffic: self.traffic.clone() })
+        Ok(Running { control, stdin, given, stdout, stderr, traffic: self.traffic.clone() })
     }
 }
 
@@ -104,9 +127,16 @@ impl Running {
         mut output: impl FnMut(Channel, Bytes),
         kill: impl Future<Output = ()>,
     ) -> Result<Exited, SessionError> {
-        let Self { control, stdin: input, mut stdout, mut stderr, traffic } = self;
+        let Self { control, stdin: input, given, mut stdout, mut stderr, traffic } = self;
         let Stream { sender, mut receiver } = control;
         let feed = async {
+            for (file, content) in given {
+                for piece in content {
+                    // An agent that does not take them says why.
+                    let _ = file.data(piece).await;
+                }
+                let _ = file.end().await;
+            }
             if let Some(input) = input {
                 // A command may exit without reading its stdin: the agent then resets the stream.
                 traffic.sent(stdin.len());
@@ -171,7 +201,7 @@ mod tests {
     #[test]
     fn what_an_old_agent_would_ignore_is_not_asked_of_it() {
         let old = HelloReply::default();
-        let new = HelloReply { file_limits: true, ip: true, ..HelloReply::default() };
+        let new = HelloReply { file_limits: true, ip: true, fresh_copy: true, ..HelloReply::default() };
         let command = |limits, ip| Command {
             argv: vec!["true".into()],
             env: BTreeMap::new(),
@@ -179,6 +209,7 @@ mod tests {
             limits,
             user: User::Job,
             ip,
+            fresh: false,
         };
         let open_files = ExecLimits { open_files: Some(64), ..ExecLimits::default() };
         let file_size = ExecLimits { file_size_bytes: Some(1 << 20), ..ExecLimits::default() };
@@ -186,6 +217,10 @@ mod tests {
             (command(open_files, false), "the limit of open files"),
             (command(file_size, false), "the limit of a file's size"),
             (command(ExecLimits::default(), true), "commands that use IP"),
+            (
+                Command { fresh: true, ..command(ExecLimits::default(), false) },
+                "fresh copies of the working tree",
+            ),
         ] {
             assert_eq!((command.unknown_to(&old), command.unknown_to(&new)), (Some(what), None));
         }

@@ -45,6 +45,7 @@ pub async fn run(session: &Session, warm_up: &WarmUp) -> Result<(), WarmUpError>
         limits: ExecLimits { wall_ms: u64::try_from(LIMIT.as_millis()).ok(), ..ExecLimits::default() },
         user: User::Root,
         ip: false,
+        fresh: false,
     };
     let running = session.exec(command, false).await?;
     let mut output = Vec::new();

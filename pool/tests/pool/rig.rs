@@ -51,6 +51,7 @@ pub fn command(argv: &[&str]) -> Command {
         limits: Default::default(),
         user: hearth_schemas::guest::messages::User::Job,
         ip: false,
+        fresh: false,
     }
 }
 

@@ -324,6 +324,7 @@ pub async fn run_as(session: &Session, user: User, script: &str) -> Result<Strin
         limits: ExecLimits { wall_ms: Some(600_000), ..ExecLimits::default() },
         user,
         ip: false,
+        fresh: false,
     };
     let running = session.exec(command, false).await.map_err(|error| format!("{error:?}"))?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());

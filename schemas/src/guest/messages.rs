@@ -51,6 +51,9 @@ pub struct HelloReply {
     /// Whether this agent takes [`PutDirectory`].
     #[prost(bool, tag = "30")]
     pub put_directories: bool,
+    /// Whether this agent can run a command in a fresh copy of the working tree.
+    #[prost(bool, tag = "35")]
+    pub fresh_copy: bool,
 }
 
 /// Host to agent: the first message of a stream, which says what the stream is for.
@@ -444,6 +447,24 @@ pub struct Exec {
     /// Whether it may open IP sockets, in a network namespace whose loopback is up.
     #[prost(bool, tag = "20")]
     pub ip: bool,
+    /// Whether it gets a copy of the working tree and `/tmp` of its own, which is gone with it. For the job user only,
+    /// and only where the hello says `fresh_copy`: an agent without that would ignore it.
+    #[prost(bool, tag = "30")]
+    pub fresh: bool,
+    /// Files that only it sees, read-only in [`crate::guest::GIVEN_DIR`]. Only together with `fresh`.
+    #[prost(message, repeated, tag = "31")]
+    pub given: Vec<Given>,
+}
+
+/// A file for one command.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Given {
+    /// Its name: 1 to 64 of A-Z, a-z, 0-9, `_` and `-`.
+    #[prost(string, tag = "20")]
+    pub name: String,
+    /// Stream that carries its content from the host.
+    #[prost(uint32, tag = "21")]
+    pub stream: u32,
 }
 
 /// Who runs a command.

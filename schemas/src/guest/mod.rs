@@ -24,6 +24,9 @@ pub const AGENT_PORT: u32 = 1000;
 /// The vsock CID of the host, and the only peer that the agent serves.
 pub const HOST_CID: u32 = 2;
 
+/// Where a command finds the files that only it is given.
+pub const GIVEN_DIR: &str = "/mnt";
+
 /// Picks the version for a session: the highest that both sides speak.
 ///
 /// Returns `None` when the ranges do not overlap.

@@ -33,10 +33,11 @@ pub struct StageRequest {
     /// Whether the next stage runs even if this one is not accepted.
     #[serde(default, skip_serializing_if = "is_false")]
     pub continue_on_failure: bool,
-    /// Runs of this command with their own inputs and expectations. Not yet supported: refused.
+    /// Runs of this command with their own inputs and expectations, each in a fresh copy of the working tree and
+    /// `/tmp` as they are when the stage begins. Nothing of a run is left for the next, for later stages or outputs.
     #[serde(default, deserialize_with = "objects::objects", skip_serializing_if = "Vec::is_empty")]
     pub cases: Vec<CaseRequest>,
-    /// Whether the first case that is not accepted ends the stage. Not yet supported: `true` is refused.
+    /// Whether the first case that is not accepted ends the stage: the others are skipped.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stop_on_failure: bool,
 }
@@ -63,7 +64,7 @@ pub struct CaseRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
-    /// The expected standard output.
+    /// The expected standard output. Every `match` but `none` and `checker` needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout: Option<String>,
     /// How it is compared. Absent means `exact`.
@@ -89,7 +90,7 @@ pub enum Match {
     Tokens,
     /// Not at all.
     None,
-    /// As `tokens`, but words that are numbers may differ a little.
+    /// As `tokens`, but words that are both numbers may differ a little. NaN is NaN, and an infinity itself.
     Float(#[serde(deserialize_with = "objects::object")] FloatTolerance),
     /// By a program of the job's own.
     Checker(#[serde(deserialize_with = "objects::object")] Checker),
@@ -122,7 +123,9 @@ pub struct FloatTolerance {
     pub rel: f64,
 }
 
-/// A program that decides: exit code 0 accepts.
+/// A program that decides: exit code 0 accepts, 1 does not, and anything else is a failure of its own. It runs after each
+/// case that would be accepted, with the stage's limits, in a copy of the working tree as it is when the stage begins,
+/// with three more arguments: the files of the case's standard input, of the output, and of the expected output.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checker {

@@ -26,6 +26,14 @@ impl Millis {
     }
 }
 
+impl std::ops::Add for Millis {
+    type Output = Millis;
+
+    fn add(self, other: Millis) -> Millis {
+        Millis::from_micros(self.micros.saturating_add(other.micros))
+    }
+}
+
 impl From<Duration> for Millis {
     fn from(duration: Duration) -> Self {
         Millis::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))

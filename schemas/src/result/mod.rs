@@ -116,10 +116,10 @@ impl JobResult {
 pub struct StageReport {
     /// Its name in the job.
     pub name: String,
-    /// What its command did.
+    /// What its command did. With cases: the verdict of the first that was not accepted, and what all used together.
     #[serde(flatten)]
     pub run: RunReport,
-    /// What its cases did, in order.
+    /// What its cases did, in order. Those that did not run are `skipped`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cases: Vec<CaseReport>,
 }

@@ -144,6 +144,8 @@ pub enum Cause {
     Mismatch,
     /// `wrong_answer`: the checker did not accept it.
     Checker,
+    /// `file_error`: the checker did not do its work. It exited with neither 0 nor 1, or ran into a limit.
+    CheckerFailed,
     /// `skipped`: an earlier stage or case was not accepted.
     EarlierFailure,
     /// The job was cancelled: `signalled` for what ran at that moment, `skipped` for what would have come.

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use hearth_schemas::guest::{
     frame::{Frame, Kind},
     messages::{
-        Exec, ExecLimits, Exited, Fault, FaultKind, Get, GetDone, GetEntry, GetEntryEnd, Hello, HelloReply,
-        Identity, Kill, LimitHit, Ping, Pong, Put, PutDone, PutEntry, PutEntryEnd, PutItem, Quiesce,
-        Quiesced, Reply, Request, Shutdown, ShuttingDown, SkipReason, Skipped, Started, Usage, User, Wake,
-        Woken, put_item, reply, request,
+        Exec, ExecLimits, Exited, Fault, FaultKind, Get, GetDone, GetEntry, GetEntryEnd, Given, Hello,
+        HelloReply, Identity, Kill, LimitHit, Ping, Pong, Put, PutDone, PutEntry, PutEntryEnd, PutItem,
+        Quiesce, Quiesced, Reply, Request, Shutdown, ShuttingDown, SkipReason, Skipped, Started, Usage, User,
+        Wake, Woken, put_item, reply, request,
     },
 };
 
@@ -53,8 +53,9 @@ pub fn greeting_and_waking(golden: &mut Golden) {
         ..HelloReply::default()
     };
     golden.message("hello-reply", &hello);
-    let able = HelloReply { file_limits: true, ip: true, ..hello };
+    let able = HelloReply { file_limits: true, ip: true, ..hello.clone() };
     golden.message("hello-reply-file-limits", &able);
+    golden.message("hello-reply-fresh-copy", &HelloReply { fresh_copy: true, ..hello });
     request(golden, "ping", request::Body::Ping(Ping {}));
     reply(golden, "pong", reply::Body::Pong(Pong { monotonic_ns: 1_234_567_890_123 }));
     let identity = Some(Identity { cid: 7, port: 9001, token: u64::MAX });
@@ -123,6 +124,16 @@ pub fn files(golden: &mut Golden) {
     let skipped = skipped.map(|reason| Skipped { path: "x".into(), reason: reason.into(), size_bytes: 99 });
     let done = GetDone { missing: vec!["no/*".into()], skipped: skipped.into(), skipped_more: 1000 };
     reply(golden, "get-done", reply::Body::GetDone(done));
+}
+
+/// Commands in copies of the working tree.
+pub fn copies(golden: &mut Golden) {
+    let fresh = Exec { argv: vec!["true".into()], stdout: 2, stderr: 3, fresh: true, ..Exec::default() };
+    request(golden, "exec-fresh", request::Body::Exec(fresh));
+    let given = vec![Given { name: "answer".into(), stream: 4 }];
+    let given =
+        Exec { argv: vec!["true".into()], stdout: 2, stderr: 3, fresh: true, given, ..Exec::default() };
+    request(golden, "exec-given", request::Body::Exec(given));
 }
 
 pub fn commands(golden: &mut Golden) {

@@ -49,6 +49,7 @@ fn sh(script: &str) -> Command {
         limits: ExecLimits { wall_ms: Some(60_000), memory_bytes: Some(64 << 20), ..ExecLimits::default() },
         user: User::Job,
         ip: false,
+        fresh: false,
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "a test may"
 )]
 
+mod cases;
 mod code;
 mod command;
 mod crash;
@@ -33,9 +34,14 @@ pub fn machine() -> Option<&'static Machine> {
 
 /// Runs a test with a worker that has `slots` VMs of `python`, and sees to it that nothing is left.
 pub async fn with_python(slots: u32, test: impl AsyncFnOnce(&Worker)) {
+    with_runtime("python", slots, test).await;
+}
+
+/// The same with another runtime.
+pub async fn with_runtime(runtime: &str, slots: u32, test: impl AsyncFnOnce(&Worker)) {
     let Some(machine) = machine() else { return };
     let _room = room().await;
-    let worker = Worker::open(machine, &[("python", slots)]).await.unwrap();
+    let worker = Worker::open(machine, &[(runtime, slots)]).await.unwrap();
     test(&worker).await;
     worker.close().await.unwrap();
 }

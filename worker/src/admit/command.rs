@@ -10,7 +10,7 @@ use hearth_schemas::{
     result::Refusal,
 };
 
-use super::{Limits, Stage, invalid, name, not_supported, too_large};
+use super::{Limits, Stage, cases, invalid, name, too_large};
 
 /// What an argument takes beside its own bytes, at most, in the request to the agent.
 const ARGUMENT_COST_BYTES: usize = 4;
@@ -40,12 +40,6 @@ pub fn base_env() -> BTreeMap<String, String> {
 pub(super) fn stage(index: usize, request: StageRequest, limits: Limits) -> Result<Stage, Refusal> {
     let field = |member: &str| format!("stages[{index}].{member}");
     name(field("name"), &request.name)?;
-    if !request.cases.is_empty() {
-        return Err(not_supported(field("cases"), "allowed is one run of each stage, on its `stdin`"));
-    }
-    if request.stop_on_failure {
-        return Err(not_supported(field("stop_on_failure"), "allowed is false"));
-    }
     argv(&request.argv, &field("argv"))?;
     let mut env = base_env();
     for (name, value) in request.env {
@@ -61,26 +55,42 @@ pub(super) fn stage(index: usize, request: StageRequest, limits: Limits) -> Resu
             cwd
         }
     };
-    let stdin = request.stdin.unwrap_or_default();
-    if stdin.len() > INLINE_FILE_MAX_BYTES {
-        let message = format!("{} bytes; allowed are 0 to {INLINE_FILE_MAX_BYTES}", stdin.len());
-        return Err(too_large(field("stdin"), message));
+    let stdin = input(request.stdin.unwrap_or_default(), &field("stdin"))?;
+    if request.stop_on_failure && request.cases.is_empty() {
+        return Err(invalid(field("stop_on_failure"), "there are no cases to stop; allowed is false"));
     }
+    let cases = cases::cases(request.cases, index, &request.argv, &env, &stdin)?;
     Ok(Stage {
         name: request.name,
         argv: request.argv,
         env,
         cwd,
-        stdin: Bytes::from(stdin),
+        stdin,
         limits,
         continue_on_failure: request.continue_on_failure,
+        cases,
+        stop_on_failure: request.stop_on_failure,
     })
 }
 
-fn argv(argv: &[String], field: &str) -> Result<(), Refusal> {
+/// What a command reads on standard input.
+pub(super) fn input(stdin: String, field: &str) -> Result<Bytes, Refusal> {
+    if stdin.len() > INLINE_FILE_MAX_BYTES {
+        let message = format!("{} bytes; allowed are 0 to {INLINE_FILE_MAX_BYTES}", stdin.len());
+        return Err(too_large(field, message));
+    }
+    Ok(Bytes::from(stdin))
+}
+
+pub(super) fn argv(argv: &[String], field: &str) -> Result<(), Refusal> {
     if argv.first().is_none_or(String::is_empty) {
         return Err(invalid(field, "has no command; allowed is a command and its arguments"));
     }
+    arguments(argv, field)
+}
+
+/// Checks words of a command; there may be none.
+pub(super) fn arguments(argv: &[String], field: &str) -> Result<(), Refusal> {
     match argv.iter().position(|argument| argument.contains('\0')) {
         Some(index) => {
             let message = "contains a NUL character; allowed is every other character";
@@ -104,8 +114,12 @@ fn variable(name: &str, value: &str, field: &str) -> Result<(), Refusal> {
 }
 
 /// Counts what the request to the agent takes, so that it fits one frame.
-fn size(argv: &[String], env: &BTreeMap<String, String>, field: &str) -> Result<(), Refusal> {
-    let arguments = argv.iter().map(|argument| argument.len() + ARGUMENT_COST_BYTES);
+pub(super) fn size<'a>(
+    argv: impl IntoIterator<Item = &'a String>,
+    env: &BTreeMap<String, String>,
+    field: &str,
+) -> Result<(), Refusal> {
+    let arguments = argv.into_iter().map(|argument| argument.len() + ARGUMENT_COST_BYTES);
     let variables = env.iter().map(|(name, value)| name.len() + value.len() + VARIABLE_COST_BYTES);
     let bytes = arguments.chain(variables).fold(0_usize, usize::saturating_add);
     if bytes > COMMAND_MAX_BYTES {

@@ -1,6 +1,7 @@
 //! From a request to a job, or to a refusal that names the field and what is allowed. Pure: it knows what intake
 //! tells it and nothing else. What is admitted needs no further checks of its shape.
 
+mod cases;
 mod code;
 mod command;
 mod digest;
@@ -19,6 +20,7 @@ use hearth_schemas::{
     result::{Refusal, RefusalCode},
 };
 
+pub use cases::{CHECKER_FILES, Case, Expectation};
 pub use code::{CODE_STAGE, COMPILE_STAGE};
 pub use command::base_env;
 pub use files::{Content, JobFile};
@@ -56,7 +58,7 @@ pub struct Job {
 }
 
 /// One command of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
     /// Unique in its job.
     pub name: String,
@@ -72,6 +74,10 @@ pub struct Stage {
     pub limits: Limits,
     /// Whether the next stage runs even if this one is not accepted.
     pub continue_on_failure: bool,
+    /// Its runs, when it has more than the one on its own input.
+    pub cases: Vec<Case>,
+    /// Whether the first case that is not accepted ends the stage.
+    pub stop_on_failure: bool,
 }
 
 /// Admits a request, or says why not.
@@ -215,8 +221,14 @@ fn stages(
         }
         stages.push(stage);
     }
-    let wall_ms = stages.iter().fold(0_u64, |sum, stage| sum.saturating_add(stage.limits.wall_ms));
-    let message = "for all stages together";
+    cases::all(&stages)?;
+    let wall_ms = stages.iter().fold(0_u64, |sum, stage| sum.saturating_add(stage.wall_ms()));
+    let message = match stages.iter().any(|stage| !stage.cases.is_empty()) {
+        true => {
+            "for all stages together, one with cases counting once for each of them and of their checkers"
+        }
+        false => "for all stages together",
+    };
     limits::within("limits.wall_ms", wall_ms, 1, terms.job_wall_max_ms, message)?;
     Ok(stages)
 }

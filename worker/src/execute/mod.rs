@@ -1,10 +1,13 @@
 //! One job in one claimed VM: upload, stages, download.
 
+mod cases;
+mod checker;
 mod files;
 mod stage;
 
 use std::time::Duration;
 
+use cases::run_cases;
 pub(crate) use files::TRANSFER_LEAST_BYTES;
 pub use files::Transfers;
 use files::{download, upload, upload_report};
@@ -16,7 +19,7 @@ use hearth_schemas::{
 use stage::run_stage;
 use tokio::time::{Instant, timeout};
 
-use crate::{admit::Job, live::Feed, stop::Stop};
+use crate::{admit::Job, finish, live::Feed, stop::Stop};
 
 /// What came out of a VM.
 #[derive(Debug, Default)]
@@ -82,19 +85,25 @@ pub async fn execute(
             let (Some(report), Some(first)) = (upload_report(&failure), job.stages.first()) else {
                 return Err(failure);
             };
-            executed.stages.push(StageReport { name: first.name.clone(), run: report, cases: Vec::new() });
+            executed.stages.push(finish::not_run(first, report));
             true
         }
     };
     let started = Instant::now();
+    let capture_bytes = cases::capture_bytes(job.stages.iter().map(|stage| stage.cases.len()).sum());
     for stage in job.stages.iter().skip(executed.stages.len()) {
-        let run = match (stop.reason(), failed) {
-            (Some(reason), _) => RunReport::not_run(Verdict::Skipped, Some(reason.cause())),
-            (None, true) => RunReport::not_run(Verdict::Skipped, Some(Cause::EarlierFailure)),
-            (None, false) => run_stage(session, stage, stop, feed).await?,
+        let skipped = |cause| finish::not_run(stage, RunReport::not_run(Verdict::Skipped, Some(cause)));
+        let report = match (stop.reason(), failed) {
+            (Some(reason), _) => skipped(reason.cause()),
+            (None, true) => skipped(Cause::EarlierFailure),
+            (None, false) if stage.cases.is_empty() => {
+                let run = run_stage(session, stage, stop, feed).await?;
+                StageReport { name: stage.name.clone(), run, cases: Vec::new() }
+            }
+            (None, false) => run_cases(session, stage, capture_bytes, stop, feed).await?,
         };
-        failed |= run.verdict != Verdict::Accepted && !stage.continue_on_failure;
-        executed.stages.push(StageReport { name: stage.name.clone(), run, cases: Vec::new() });
+        failed |= report.run.verdict != Verdict::Accepted && !stage.continue_on_failure;
+        executed.stages.push(report);
     }
     executed.timings.run_ms = Some(started.elapsed().into());
     if job.outputs.is_empty() || stop.reason().is_some() {

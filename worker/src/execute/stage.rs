@@ -13,7 +13,7 @@ use super::{StepFailure, within};
 use crate::{admit::Stage, live::Feed, stop::Stop, verdict};
 
 /// How much longer than a stage's wall time its agent may take before it counts as dead.
-const STAGE_GRACE: Duration = Duration::from_secs(15);
+pub(super) const STAGE_GRACE: Duration = Duration::from_secs(15);
 
 /// Runs a stage's command, and tells `feed` how it goes.
 pub(super) async fn run_stage(
@@ -42,6 +42,7 @@ async fn run_command(
         limits: limits.clone(),
         user: User::Job,
         ip: false,
+        fresh: false,
     };
     let (mut stdout, mut stderr) = (Capture::default(), Capture::default());
     let wall = Duration::from_millis(limits.wall_ms.unwrap_or(0));
@@ -76,7 +77,7 @@ async fn run_command(
     Ok(report(&exited, verdict, cause, stdout, stderr))
 }
 
-fn report(
+pub(super) fn report(
     exited: &Exited,
     verdict: Verdict,
     cause: Option<Cause>,
@@ -96,7 +97,7 @@ fn report(
 }
 
 /// A command that the kernel would not execute, or a directory that is not there, is the job's doing.
-fn exec_report(failure: &StepFailure) -> Option<RunReport> {
+pub(super) fn exec_report(failure: &StepFailure) -> Option<RunReport> {
     let SessionError::Fault { kind, message } = &failure.source else { return None };
     let (verdict, cause) = match kind {
         FaultKind::Exec => (Verdict::FileError, Cause::Exec),

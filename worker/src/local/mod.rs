@@ -215,5 +215,6 @@ pub fn warm_up(manifest: &Manifest) -> Option<Command> {
         limits: ExecLimits::default(),
         user: User::Job,
         ip: false,
+        fresh: false,
     })
 }

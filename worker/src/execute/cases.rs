@@ -1,0 +1,225 @@
+//! The cases of one stage: the same command again and again, each time in a fresh copy of the working tree.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_pool::session::{Channel, Command, Session, SessionError};
+use hearth_schemas::{
+    guest::messages::{ExecLimits, Exited, User},
+    limits::{CASE_CAPTURE_MAX_BYTES, CASE_CAPTURES_TOTAL_BYTES},
+    result::{Capture, CaseReport, Cause, RunReport, StageReport, Step, UsageReport, Verdict},
+};
+
+use super::{
+    StepFailure,
+    checker::{Files, Opinion, check},
+    stage::{STAGE_GRACE, exec_report, report},
+    within,
+};
+use crate::{
+    admit::{Case, Expectation, Stage},
+    compare::Comparer,
+    live::Feed,
+    stop::Stop,
+    verdict,
+};
+
+/// How much of each stream of each case a result keeps when a job has so many.
+pub(super) fn capture_bytes(cases: usize) -> usize {
+    (CASE_CAPTURES_TOTAL_BYTES / cases.max(1)).min(CASE_CAPTURE_MAX_BYTES)
+}
+
+/// Runs the cases of a stage in order. Those that do not run, because of a stop or an earlier failure, are skipped.
+/// `feed` is told of the stage as a whole, and not of what each case prints.
+pub(super) async fn run_cases(
+    session: &Session,
+    stage: &Stage,
+    capture_bytes: usize,
+    stop: &Stop,
+    feed: &Feed,
+) -> Result<StageReport, StepFailure> {
+    let mut cases: Vec<CaseReport> = Vec::with_capacity(stage.cases.len());
+    let mut failed = false;
+    feed.stage_started(&stage.name, 0);
+    for case in &stage.cases {
+        let skipped = |cause| RunReport::not_run(Verdict::Skipped, Some(cause));
+        let run = match (stop.reason(), failed) {
+            (Some(reason), _) => skipped(reason.cause()),
+            (None, true) => skipped(Cause::EarlierFailure),
+            (None, false) => run_case(session, stage, case, capture_bytes, stop).await?,
+        };
+        failed |= stage.stop_on_failure && run.verdict != Verdict::Accepted;
+        cases.push(CaseReport { name: case.name.clone(), run });
+    }
+    let run = summary(&cases);
+    feed.stage_ended(&run);
+    Ok(StageReport { name: stage.name.clone(), run, cases })
+}
+
+async fn run_case(
+    session: &Session,
+    stage: &Stage,
+    case: &Case,
+    capture_bytes: usize,
+    stop: &Stop,
+) -> Result<RunReport, StepFailure> {
+    let limits = stage.limits.exec_limits();
+    let argv = stage.argv.iter().chain(&case.argv_extra).cloned().collect();
+    let half = capture_bytes / 2;
+    let (mut stdout, mut stderr) = (Capture::new(half, half), Capture::new(half, half));
+    let mut judge = Judge::new(&case.expect);
+    let running = async {
+        let running = session.exec(command(stage, argv), !case.stdin.is_empty()).await?;
+        let output = |channel, data: Bytes| match channel {
+            Channel::Stdout => {
+                stdout.push(&data);
+                judge.push(data);
+            }
+            Channel::Stderr => stderr.push(&data),
+        };
+        let kill = async {
+            stop.stopped().await;
+        };
+        running.finish(case.stdin.clone(), output, kill).await
+    };
+    let wall = Duration::from_millis(stage.limits.wall_ms);
+    let exited = match within(Step::Run, wall + STAGE_GRACE, running).await {
+        Ok(exited) => exited,
+        Err(failure) => return exec_report(&failure).ok_or(failure),
+    };
+    let (verdict, cause) = judged(&exited, &limits, stop)?;
+    stdout.missed(exited.stdout_bytes.saturating_sub(stdout.bytes()));
+    stderr.missed(exited.stderr_bytes.saturating_sub(stderr.bytes()));
+    let run = report(&exited, verdict, cause, stdout, stderr);
+    if run.verdict != Verdict::Accepted {
+        return Ok(run);
+    }
+    let opinion = match judge {
+        Judge::Nothing => None,
+        Judge::Compares(comparer) => comparer.finish().map(Opinion::differs),
+        Judge::Asks { argv, expected, output } => {
+            let files = Files { input: case.stdin.clone(), output, expected };
+            check(session, stage, argv, files, stop).await?
+        }
+    };
+    Ok(match opinion {
+        None => run,
+        Some(Opinion { verdict, cause, message }) => {
+            RunReport { verdict, cause: Some(cause), message: Some(message), ..run }
+        }
+    })
+}
+
+/// A command of a stage, in a copy of the working tree of its own.
+pub(super) fn command(stage: &Stage, argv: Vec<String>) -> Command {
+    Command {
+        argv,
+        env: stage.env.clone(),
+        cwd: stage.cwd.clone(),
+        limits: stage.limits.exec_limits(),
+        user: User::Job,
+        ip: false,
+        fresh: true,
+    }
+}
+
+pub(super) fn judged(
+    exited: &Exited,
+    limits: &ExecLimits,
+    stop: &Stop,
+) -> Result<(Verdict, Option<Cause>), StepFailure> {
+    verdict::judge(exited, limits, stop.reason()).ok_or(StepFailure {
+        step: Step::Run,
+        source: SessionError::Protocol("a command ended with neither exit code nor signal"),
+    })
+}
+
+/// Who says whether output is right, and what it needs to see of it.
+enum Judge<'a> {
+    Nothing,
+    Compares(Comparer),
+    Asks { argv: &'a [String], expected: &'a Bytes, output: Vec<Bytes> },
+}
+
+impl<'a> Judge<'a> {
+    fn new(expect: &'a Expectation) -> Self {
+        match expect {
+            Expectation::Nothing => Self::Nothing,
+            Expectation::Output { expected, how } => Self::Compares(Comparer::new(*how, expected)),
+            Expectation::Checker { argv, expected } => Self::Asks { argv, expected, output: Vec::new() },
+        }
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        match self {
+            Self::Nothing => {}
+            Self::Compares(comparer) => comparer.push(&piece),
+            // No more than the stage's output limit.
+            Self::Asks { output, .. } => output.push(piece),
+        }
+    }
+}
+
+/// The stage as a whole: its first case that was not accepted, and what all of them used.
+fn summary(cases: &[CaseReport]) -> RunReport {
+    let first_bad = cases.iter().find(|case| case.run.verdict != Verdict::Accepted);
+    let mut run = RunReport::not_run(Verdict::Accepted, None);
+    if let Some(case) = first_bad {
+        run.verdict = case.run.verdict;
+        run.cause = case.run.cause;
+        let why = case.run.message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
+        run.message = Some(format!("case `{}`{why}", case.name));
+    }
+    run.usage = cases.iter().filter_map(|case| case.run.usage).reduce(together);
+    run
+}
+
+fn together(all: UsageReport, one: UsageReport) -> UsageReport {
+    UsageReport {
+        wall_ms: all.wall_ms + one.wall_ms,
+        user_ms: all.user_ms + one.user_ms,
+        system_ms: all.system_ms + one.system_ms,
+        memory_peak_bytes: all.memory_peak_bytes.max(one.memory_peak_bytes),
+        processes_peak: all.processes_peak.max(one.processes_peak),
+        disk_bytes: all.disk_bytes.max(one.disk_bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_schemas::{limits::CASES_MAX, result::Millis};
+
+    use super::*;
+
+    #[test]
+    fn many_cases_keep_little_each_and_few_a_lot() {
+        assert_eq!(capture_bytes(1), CASE_CAPTURE_MAX_BYTES);
+        assert_eq!(capture_bytes(64), CASE_CAPTURE_MAX_BYTES);
+        assert_eq!(capture_bytes(CASES_MAX), 1048);
+        assert!(capture_bytes(CASES_MAX) * CASES_MAX <= CASE_CAPTURES_TOTAL_BYTES);
+    }
+
+    fn case(name: &str, verdict: Verdict, wall_us: u64, memory: Option<u64>) -> CaseReport {
+        let mut run = RunReport::not_run(verdict, None);
+        run.usage = Some(UsageReport {
+            wall_ms: Millis::from_micros(wall_us),
+            memory_peak_bytes: memory,
+            ..UsageReport::default()
+        });
+        CaseReport { name: name.to_owned(), run }
+    }
+
+    #[test]
+    fn a_stage_is_its_first_bad_case_and_the_sum_of_all() {
+        let mut bad = case("b", Verdict::WrongAnswer, 2000, Some(9));
+        bad.run.message = Some("line 1".to_owned());
+        let cases =
+            [case("a", Verdict::Accepted, 1000, None), bad, case("c", Verdict::TimeLimit, 4000, Some(5))];
+        let run = summary(&cases);
+        assert_eq!((run.verdict, run.message.as_deref()), (Verdict::WrongAnswer, Some("case `b`: line 1")));
+        let usage = run.usage.unwrap();
+        assert_eq!((usage.wall_ms.as_micros(), usage.memory_peak_bytes), (7000, Some(9)));
+        let good = summary(&cases[..1]);
+        assert_eq!((good.verdict, good.message), (Verdict::Accepted, None));
+    }
+}

@@ -8,6 +8,7 @@ pub mod pools;
 pub mod restores;
 pub mod series;
 pub mod sessions;
+pub mod transfers;
 pub mod wire;
 
 /// What a run is told.

@@ -4,7 +4,9 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use hearth_bench::{Plan, by_hand::ByHand, floor, pools, restores, series::Report, sessions, wire};
+use hearth_bench::{
+    Plan, by_hand::ByHand, floor, pools, restores, series::Report, sessions, transfers, wire,
+};
 use hearth_tests::real::{Machine, Worker};
 use hearth_worker::local::Host;
 
@@ -100,7 +102,7 @@ async fn vms(plan: &Plan, host: &Host, report: &mut Report) -> Result<()> {
     if plan.wants(&restores::NAMES) {
         restores::run(plan, host, &manifest, &by_hand, report).await?;
     }
-    if plan.wants(&sessions::NAMES) {
+    if plan.wants(&sessions::NAMES) || plan.wants(&transfers::NAMES) {
         sessions::run(plan, &by_hand, &floor::server()?, report).await?;
     }
     Ok(())

@@ -13,6 +13,9 @@ pub struct Series {
     pub ours_ms: Vec<f64>,
     /// The floor: the same work by hand, without Hearth. Empty where there is none.
     pub floor_ms: Vec<f64>,
+    /// The most memory that ours took of this process in any sample, in KiB, where that was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_kib: Option<u64>,
 }
 
 /// All series of a run, in the order in which they were first measured.
@@ -35,6 +38,12 @@ impl Report {
         self.series(name).floor_ms.push(ms(took));
     }
 
+    /// Notes what a sample of ours took of this process's memory.
+    pub fn memory(&mut self, name: &str, kib: u64) {
+        let series = self.series(name);
+        series.memory_kib = Some(series.memory_kib.map_or(kib, |most| most.max(kib)));
+    }
+
     /// Adds a pair of samples.
     pub fn pair(&mut self, name: &str, ours: Duration, floor: Duration) {
         self.ours(name, ours);
@@ -47,6 +56,7 @@ impl Report {
             let ours = self.series(&series.name);
             ours.ours_ms.extend(series.ours_ms);
             ours.floor_ms.extend(series.floor_ms);
+            ours.memory_kib = ours.memory_kib.max(series.memory_kib);
         }
     }
 
@@ -57,7 +67,8 @@ impl Report {
 
     fn series(&mut self, name: &str) -> &mut Series {
         let at = self.series.iter().position(|series| series.name == name).unwrap_or_else(|| {
-            self.series.push(Series { name: name.to_owned(), ours_ms: Vec::new(), floor_ms: Vec::new() });
+            let (ours_ms, floor_ms) = (Vec::new(), Vec::new());
+            self.series.push(Series { name: name.to_owned(), ours_ms, floor_ms, memory_kib: None });
             self.series.len() - 1
         });
         #[allow(clippy::indexing_slicing, reason = "found or made above")]
@@ -77,7 +88,8 @@ impl Report {
             let (name, spread) = (&series.name, spread(&series.ours_ms));
             let [ours, floor] = [ours, floor].map(shown);
             let ratio = ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"));
-            let _ = writeln!(table, "{name:<28} {n:>3} {ours:>10} {floor:>10} {ratio:>7}   {spread}");
+            let memory = series.memory_kib.map_or_else(String::new, |kib| format!(", +{kib} KiB"));
+            let _ = writeln!(table, "{name:<28} {n:>3} {ours:>10} {floor:>10} {ratio:>7}   {spread}{memory}");
         }
         table
     }

@@ -1,10 +1,10 @@
-//! What a job does with its VM: run commands, move files. The floor goes over the same vsock of the same guest.
+//! What a job does with its VM: run commands, and move files (`transfers`). The floor goes over the same vsock of the same guest.
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
-use hearth_pool::session::{GetLimits, Piece, Session};
+use hearth_pool::session::Session;
 use hearth_schemas::guest::messages::{Identity, User, Wake};
 use tokio::time::Instant;
 
@@ -13,19 +13,16 @@ use crate::{
     by_hand::ByHand,
     floor::{self, Raw, command},
     series::Report,
+    transfers,
 };
 
 const EXEC: &str = "exec of true";
 /// The same samples over another floor: what of it is the guest's own price for a process.
 const SPAWN: &str = "exec of true, over a spawn";
 const PING: &str = "ping";
-const UP: &str = "16 MiB up";
-const DOWN: &str = "16 MiB down";
 /// The series of this module.
-pub const NAMES: [&str; 5] = [PING, EXEC, SPAWN, UP, DOWN];
+pub const NAMES: [&str; 3] = [PING, EXEC, SPAWN];
 
-const BYTES: usize = 16 << 20;
-const FILE: &str = "bench.bin";
 /// Bound of every request.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Pairs that come before the first that counts.
@@ -41,7 +38,6 @@ pub async fn run(plan: &Plan, by_hand: &ByHand, server: &Path, report: &mut Repo
     floor::start(&session, server).await?;
     session.wake(wake(vm.cid()), LIMIT).await?;
     let mut raw = Raw::connect(&vm.socket()).await?;
-    let data = Bytes::from((0..BYTES).map(|n| (n % 251) as u8).collect::<Vec<_>>());
     for sample in 0..plan.samples + DISCARDED {
         let mut pairs = Report::default();
         if plan.wants(&[PING]) {
@@ -50,13 +46,7 @@ pub async fn run(plan: &Plan, by_hand: &ByHand, server: &Path, report: &mut Repo
         if plan.wants(&[EXEC, SPAWN]) {
             exec(&session, &mut raw, &mut pairs).await?;
         }
-        // A download has to have something to bring.
-        if plan.wants(&[UP, DOWN]) {
-            up(&session, &mut raw, &data, &mut pairs).await?;
-        }
-        if plan.wants(&[DOWN]) {
-            down(&session, &mut raw, &mut pairs).await?;
-        }
+        transfers::once(plan, &session, &mut raw, &mut pairs).await?;
         if sample >= DISCARDED {
             report.take(pairs);
         }
@@ -96,37 +86,5 @@ async fn exec(session: &Session, raw: &mut Raw, report: &mut Report) -> Result<(
     report.pair(EXEC, took, timed(raw.echo()).await?);
     report.pair(SPAWN, took, timed(raw.spawn()).await?);
     ensure!(exited.exit_code == Some(0), "/bin/true: {exited:?}");
-    Ok(())
-}
-
-async fn up(session: &Session, raw: &mut Raw, data: &Bytes, report: &mut Report) -> Result<()> {
-    let ours = async {
-        let mut upload = session.put().await?;
-        upload.file(FILE, 0o600, data.len() as u64, &data[..]).await?;
-        Ok(upload.finish(LIMIT).await?)
-    };
-    report.ours(UP, timed(ours).await?);
-    report.floor(UP, timed(raw.up(data)).await?);
-    Ok(())
-}
-
-async fn down(session: &Session, raw: &mut Raw, report: &mut Report) -> Result<()> {
-    let bytes = BYTES as u64;
-    let began = Instant::now();
-    let limits = GetLimits { files_max: 1, file_max_bytes: bytes, total_max_bytes: bytes };
-    let mut download = session.get(vec![FILE.to_owned()], limits).await?;
-    let mut came = 0;
-    while download.next().await?.is_some() {
-        loop {
-            match download.piece().await? {
-                Piece::Data(data) => came += data.len(),
-                Piece::End { .. } => break,
-                Piece::Void => bail!("nobody writes to {FILE}, and yet it changed"),
-            }
-        }
-    }
-    report.ours(DOWN, began.elapsed());
-    ensure!(came == BYTES, "{came} bytes came");
-    report.floor(DOWN, timed(raw.down(bytes)).await?);
     Ok(())
 }

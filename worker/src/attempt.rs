@@ -137,8 +137,8 @@ async fn run<L: Ledger, S>(
     circumstances.saw(&claim);
     feed.claimed(LiveBy::Result);
     let attempt = format!("{}-{}", circumstances.attempt, Ulid::generate());
-    let transfers = Transfers { objects: &objects, fetched, attempt };
-    let executed = execute(claim.session(), job, &transfers, stop, feed).await;
+    let mut transfers = Transfers { objects: &objects, fetched, attempt };
+    let executed = execute(claim.session(), job, &mut transfers, stop, feed).await;
     match executed {
         Ok(executed) => Attempted::Result(Box::new(match stop.reason() {
             Some(reason) if finish::cut_short(&executed) => {

@@ -239,3 +239,141 @@ fn refused(name: &[u8], what: &str) -> TarError {
     let name = String::from_utf8_lossy(name.get(..PATH_MAX_BYTES).unwrap_or(name));
     TarError::Entry { name: name.chars().take(SHOWN_CHARS).collect(), what: what.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use tar::{Builder, Header};
+
+    use super::*;
+
+    fn add(tar: &mut Builder<Vec<u8>>, name: &[u8], kind: EntryType, mode: u32, bytes: &[u8]) {
+        let mut header = Header::new_gnu();
+        // As no writer that means well would.
+        header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name);
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        tar.append(&header, bytes).unwrap();
+    }
+
+    fn files(names: &[&str]) -> Vec<u8> {
+        let mut tar = Builder::new(Vec::new());
+        names.iter().for_each(|name| add(&mut tar, name.as_bytes(), EntryType::Regular, 0o644, b"x"));
+        tar.into_inner().unwrap()
+    }
+
+    fn listed(archive: &[u8]) -> Result<Vec<TarEntry>, TarError> {
+        list(Cursor::new(archive), archive.len() as u64)
+    }
+
+    fn said(archive: &[u8]) -> String {
+        listed(archive).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn files_directories_and_the_executable_bit_are_all_there_is() {
+        let mut tar = Builder::new(Vec::new());
+        add(&mut tar, b"./", EntryType::Directory, 0o755, b"");
+        add(&mut tar, b"./d/", EntryType::Directory, 0o777, b"");
+        add(&mut tar, b"./d/f", EntryType::Regular, 0o6755, b"hello");
+        add(&mut tar, b"old/", EntryType::Regular, 0o644, b"");
+        add(&mut tar, b"e", EntryType::Regular, 0o600, b"");
+        let archive = tar.into_inner().unwrap();
+        let entries = listed(&archive).unwrap();
+        let names: Vec<_> = entries.iter().map(|entry| entry.path.as_str()).collect();
+        assert_eq!(names, ["d", "d/f", "old", "e"]);
+        assert_eq!((entries[0].kind, entries[2].kind), (TarKind::Directory, TarKind::Directory));
+        let TarKind::File { offset, size, executable } = entries[1].kind else { panic!("{entries:?}") };
+        assert_eq!(&archive[offset as usize..(offset + size) as usize], b"hello");
+        assert!(executable);
+        assert!(matches!(entries[3].kind, TarKind::File { executable: false, size: 0, .. }));
+        assert_eq!(listed(&[0; 1024]).unwrap(), [], "an empty archive is an empty directory");
+    }
+
+    #[test]
+    fn long_names_come_in_both_dialects() {
+        let name = format!("{}/{}", "a".repeat(150), "b".repeat(150));
+        let mut tar = Builder::new(Vec::new());
+        let mut header = Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, &name, &b"x"[..]).unwrap();
+        assert_eq!(listed(&tar.into_inner().unwrap()).unwrap()[0].path, name);
+        let mut tar = Builder::new(Vec::new());
+        let record = format!(" path={name}\n");
+        let record = format!("{}{record}", record.len() + 3);
+        add(&mut tar, b"pax", EntryType::XHeader, 0, record.as_bytes());
+        add(&mut tar, b"short", EntryType::Regular, 0, b"x");
+        add(&mut tar, b"next", EntryType::Regular, 0, b"x");
+        let entries = listed(&tar.into_inner().unwrap()).unwrap();
+        assert_eq!((entries[0].path.as_str(), entries[1].path.as_str()), (name.as_str(), "next"));
+    }
+
+    #[test]
+    fn what_is_neither_file_nor_directory_is_refused_by_name() {
+        for (kind, what) in [
+            (EntryType::Symlink, "a symbolic link"),
+            (EntryType::Link, "a hard link"),
+            (EntryType::Char, "a device"),
+            (EntryType::Block, "a device"),
+            (EntryType::Fifo, "a pipe"),
+            (EntryType::GNUSparse, "a sparse file"),
+            (EntryType::new(b'Z'), "neither"),
+        ] {
+            let mut tar = Builder::new(Vec::new());
+            add(&mut tar, b"bad", kind, 0o777, b"");
+            let said = said(&tar.into_inner().unwrap());
+            assert!(said.starts_with("entry \"bad\" is ") && said.contains(what), "{said}");
+        }
+    }
+
+    #[test]
+    fn no_name_leads_out_or_is_there_twice() {
+        for (names, what) in [
+            (&["/etc/passwd"][..], "absolute"),
+            (&["../x"], "`..`"),
+            (&["a/../../x"], "`..`"),
+            (&["./../x"], "`..`"),
+            (&["a//b"], "empty component"),
+            (&["././a"], "`.` as a component"),
+            (&[""], "is empty"),
+            (&["a", "b", "./a"], "is there twice"),
+            (&["a/b", "a"], "is below a file"),
+            (&["a", "a/b"], "is below a file"),
+        ] {
+            let said = said(&files(names));
+            assert!(said.starts_with("entry ") && said.contains(what), "{names:?}: {said}");
+        }
+        let mut tar = Builder::new(Vec::new());
+        add(&mut tar, b"a\xff", EntryType::Regular, 0, b"");
+        assert!(said(&tar.into_inner().unwrap()).contains("not UTF-8"));
+    }
+
+    #[test]
+    fn nothing_in_an_archive_can_make_it_large() {
+        let cut = files(&["a"]);
+        let mut header = cut[..512].to_vec();
+        // A terabyte, it says.
+        header[124..136].copy_from_slice(b"17777777777\0");
+        let mut claimed = Header::from_byte_slice(&header).clone();
+        claimed.set_cksum();
+        assert!(said(claimed.as_bytes()).contains("beyond the end of the archive"));
+        let mut tar = Builder::new(Vec::new());
+        add(&mut tar, b"l", EntryType::GNULongName, 0, &vec![b'x'; 70_000]);
+        assert!(said(&tar.into_inner().unwrap()).contains("70000 bytes; allowed are 0 to 65536"));
+        for record in [&b"10 size=9\n"[..], b"22 GNU.sparse.major=1\n"] {
+            let mut tar = Builder::new(Vec::new());
+            add(&mut tar, b"pax", EntryType::XHeader, 0, record);
+            add(&mut tar, b"f", EntryType::Regular, 0, b"");
+            assert!(said(&tar.into_inner().unwrap()).starts_with("entry \"pax\""));
+        }
+        let names: Vec<String> = (0..=TAR_ENTRIES_MAX).map(|n| n.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert!(said(&files(&names)).contains("more than 16384 entries"));
+        assert!(said(b"no archive at all").contains("no tar archive") || listed(b"x").is_err());
+        assert!(said(&[7; 4096]).contains("not compressed"));
+    }
+}

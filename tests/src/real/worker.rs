@@ -20,6 +20,7 @@ use hearth_worker::{
     intake::Intake,
     ledger::MemoryLedger,
     local::{Host, Local, Vmm, warm_up},
+    objects::{ObjectSettings, Objects},
     service::serve,
 };
 use tempfile::TempDir;
@@ -42,6 +43,15 @@ pub struct Worker {
 impl Worker {
     /// Bakes what is missing and opens a pool with this many slots for each runtime.
     pub async fn open(machine: &Machine, runtimes: &[(&str, u32)]) -> Result<Self> {
+        Self::open_with(machine, runtimes, &ObjectSettings::default()).await
+    }
+
+    /// The same, with stores of objects.
+    pub async fn open_with(
+        machine: &Machine,
+        runtimes: &[(&str, u32)],
+        objects: &ObjectSettings,
+    ) -> Result<Self> {
         for (runtime, _) in runtimes {
             machine.baked(runtime)?;
         }
@@ -66,7 +76,10 @@ impl Worker {
         }));
         let local = Local::open(&host, config).await?;
         let (submitter, source, sink) = embedded::queue(1000);
-        let intake = Intake::embedded(Terms::new(offers), &host.worker);
+        let spool = run_dir.path().join("objects");
+        let terms = Terms { objects: objects.terms(), ..Terms::new(offers) };
+        let objects = Objects::open(objects, spool)?;
+        let intake = Intake { objects, ..Intake::embedded(terms, &host.worker) };
         let service = Service::new(MemoryLedger::default(), sink, local.pool().clone(), intake);
         let serving = tokio::spawn(serve(Arc::new(service), source, 64, std::future::pending()));
         Ok(Self { local, submitter, serving, run_dir, _snapshots: snapshots })

@@ -19,7 +19,7 @@ use hearth_schemas::{
 use stage::run_stage;
 use tokio::time::{Instant, timeout};
 
-use crate::{admit::Job, finish, live::Feed, stop::Stop};
+use crate::{admit::Job, finish, live::Feed, objects::Fetched, stop::Stop};
 
 /// What came out of a VM.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ pub struct StepFailure {
 pub async fn execute(
     session: &Session,
     job: &Job,
-    transfers: &Transfers<'_>,
+    transfers: &mut Transfers<'_>,
     stop: &Stop,
     feed: &Feed,
 ) -> Result<Executed, StepFailure> {
@@ -78,6 +78,8 @@ pub async fn execute(
     feed.state(State::Uploading);
     let uploading = within(Step::Upload, Transfers::upload_limit(job), upload(session, job, transfers));
     let uploaded = until(stop, uploading).await.unwrap_or(Ok(()));
+    // The VM has them, or never will: the spool is free for others while this job runs.
+    transfers.fetched = Fetched::default();
     executed.timings.upload_ms = Some(started.elapsed().into());
     let mut failed = match uploaded {
         Ok(()) => false,

@@ -41,7 +41,7 @@ pub enum FetchError {
 }
 
 /// The objects of one job, checked. They are gone when it is dropped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Fetched {
     spool: Option<Spool>,
     /// By the file's place in the job.
@@ -87,7 +87,7 @@ impl Objects {
             })
             .collect();
         if wanted.is_empty() {
-            return Ok(Fetched { spool: None, places: BTreeMap::new(), _room: None });
+            return Ok(Fetched::default());
         }
         let bytes = wanted.iter().map(|(_, object, _)| object.size).fold(0, u64::saturating_add);
         let room = self.room(bytes).await?;

@@ -18,6 +18,7 @@ use crate::{
     exec::Abilities,
     group::Groups,
     jail::Jail,
+    live::Live,
     quota::Quota,
     reaper::Reaper,
     tree::Tree,
@@ -52,6 +53,7 @@ pub(crate) struct Agent {
     copies: Copies,
     cells: Cells,
     jail: Option<Jail>,
+    live: Live,
     tree: Mutex<Arc<Tree>>,
     wake: tokio::sync::Mutex<Held>,
     awake: AtomicBool,
@@ -69,6 +71,7 @@ impl Agent {
             copies: Copies::default(),
             cells: Cells::default(),
             jail: None,
+            live: Live::default(),
             tree: Mutex::new(Arc::new(tree)),
             wake: tokio::sync::Mutex::new(Held::default()),
             awake: AtomicBool::new(false),
@@ -84,6 +87,11 @@ impl Agent {
     /// What a command of this user lives in. `None`: the agent's own world.
     pub(crate) fn jail_of(&self, user: User) -> Option<&Jail> {
         self.jail.as_ref().filter(|_| user == User::Job)
+    }
+
+    /// Where copies of output go.
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
     }
 
     /// What it says of itself in a hello.
@@ -102,6 +110,7 @@ impl Agent {
             } else {
                 scratch && copies::kernel_has_overlay()
             },
+            live: matches!(self.place, Place::Guest { .. }),
             ..HelloReply::default()
         }
     }

@@ -20,6 +20,7 @@ mod exec;
 mod fault;
 mod group;
 mod jail;
+mod live;
 mod pipe;
 mod power;
 mod quota;

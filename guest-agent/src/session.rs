@@ -103,6 +103,7 @@ async fn reply_to(
         request::Body::Get(get) => answered(tree::download(agent.tree(), stream, get).await?, Body::GetDone),
         request::Body::Exec(exec) => answered(exec::run(agent, connection, stream, exec).await, Body::Exited),
         request::Body::Quiesce(_) => answered(power::quiesce(agent).await, |()| Body::Quiesced(Quiesced {})),
+        request::Body::Live(_) => answered(agent.live().open().await, Body::LiveOpened),
         request::Body::Shutdown(_) => Ok(Body::ShuttingDown(ShuttingDown {})),
     };
     Some(body.map_or_else(|fault| fault, |body| Reply { body: Some(body) }))

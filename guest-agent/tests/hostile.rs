@@ -117,6 +117,7 @@ fn any_exec() -> impl Strategy<Value = Exec> {
             user,
             ip: user == 1,
             fresh,
+            live: streams.0,
             ..Exec::default()
         },
     )

@@ -8,6 +8,7 @@ pub mod hypervisor;
 pub mod image;
 pub mod kvm;
 pub mod lease;
+pub mod live;
 pub mod phase;
 pub mod pool;
 pub mod qemu;

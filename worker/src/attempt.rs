@@ -7,7 +7,6 @@ use hearth_pool::{
     session::SessionError,
 };
 use hearth_schemas::{
-    event::LiveBy,
     job::Lane,
     result::{JobResult, Millis, Step},
 };
@@ -21,7 +20,7 @@ use crate::{
     finish::{self, Circumstances},
     handle::Service,
     ledger::{Beat, FailedAttempt, HEARTBEAT_EVERY, Ledger, Token, unix_ms},
-    live::Feed,
+    live::{Feed, connection::Connection},
     objects::{FetchError, Fetched, Objects},
     stop::{self, Stop, StopReason, Stopper},
 };
@@ -135,11 +134,11 @@ async fn run<L: Ledger, S>(
         }
     };
     circumstances.saw(&claim);
-    feed.claimed(LiveBy::Result);
+    let live = Connection::make(&claim, feed).await;
     let attempt = format!("{}-{}", circumstances.attempt, Ulid::generate());
     let mut transfers = Transfers { objects: &objects, fetched, attempt };
     let executed = execute(claim.session(), job, &mut transfers, stop, feed).await;
-    match executed {
+    let attempted = match executed {
         Ok(executed) => Attempted::Result(Box::new(match stop.reason() {
             Some(reason) if finish::cut_short(&executed) => {
                 finish::stopped(job, &circumstances, executed, reason)
@@ -152,7 +151,9 @@ async fn run<L: Ledger, S>(
                 failed(service.worker(), failure.step, chain(&failure.source), started.elapsed(), true);
             Attempted::Failed { failed, suspect }
         }
-    }
+    };
+    live.outlast(claim);
+    attempted
 }
 
 /// Brings the job's objects to this host before it takes a VM.

@@ -21,7 +21,7 @@ use crate::{
     dispose::{Decision, dispose, exhausted},
     finish,
     intake::Intake,
-    ledger::{Begun, Commit, Ledger, LedgerError, Token, unix_ms},
+    ledger::{Begun, Commit, JobKey, Ledger, LedgerError, Token, unix_ms},
     live::{self, Feed, Outlet},
     meters,
     route::{self, registration},
@@ -83,6 +83,15 @@ impl<L, S> Service<L, S> {
         let (feed, events) = live::channel(&job.key, u32::try_from(attempt).unwrap_or(u32::MAX));
         outlet(events);
         feed
+    }
+
+    /// Tells whoever watches that the job waits.
+    pub(crate) fn tell_queued(&self, key: &JobKey) {
+        if let Some(outlet) = &self.outlet {
+            let (feed, events) = live::channel(key, 0);
+            feed.state(State::Queued);
+            outlet(events);
+        }
     }
 
     /// What admission knows now.

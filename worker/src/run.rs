@@ -12,12 +12,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::timeout,
 };
 
 use crate::{
     admin::{self, Pages},
     admit::{Offer, Terms},
     amqp::{
+        events::AmqpEvents,
         publisher::{Health, Publisher},
         reply::ReplyRule,
         sink::AmqpSink,
@@ -38,6 +40,8 @@ use crate::{
 
 /// Jobs that are waiting for a ledger or a broker, beside those in VMs.
 const JOBS_BESIDE: usize = 256;
+/// How long a worker that has drained waits until the last live events are out.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// How often what is not told by events is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
@@ -110,13 +114,12 @@ pub async fn run<L: Ledger>(
 ) -> Result<Stopped, RunError> {
     let publisher =
         Publisher::new(settings.broker.endpoint.clone(), &format!("hearth {} results", parts.name));
-    let rule = ReplyRule::new(settings.broker.names.clone(), settings.broker.reply_to.clone());
-    let mut sink = AmqpSink::new(publisher.clone(), settings.broker.names.clone(), rule);
-    if let Some(directory) = &settings.spool {
-        sink = sink.with_spool(directory, settings.spool_max_bytes)?;
-    }
+    let sink = sink_of(&settings, &publisher)?;
     let intake = intake_of(&settings, &parts.name, &parts.offers, &parts.object_spool)?;
-    let service = Arc::new(Service::new(parts.ledger, sink, parts.pool, intake));
+    let events =
+        AmqpEvents::new(settings.broker.endpoint.clone(), &parts.name, settings.broker.names.clone());
+    let service = Service::new(parts.ledger, sink, parts.pool, intake).with_outlet(events.outlet());
+    let service = Arc::new(service);
     let config = source_config(&settings, &parts.offers, parts.slots);
     let (source, source_task) = AmqpSource::start(config, service.clone(), publisher.clone());
     let (draining, drained) = watch::channel(false);
@@ -144,6 +147,7 @@ pub async fn run<L: Ledger>(
     let serving = async {
         serving.await;
         let _ = source_task.await;
+        let _ = timeout(LAST_EVENTS, events.told()).await;
     };
     let mut serving = std::pin::pin!(serving);
     let grace = async {
@@ -201,6 +205,15 @@ fn intake_of(
         reply: Some(rule),
         objects: Objects::open(&settings.objects, object_spool.to_owned())?,
     })
+}
+
+fn sink_of(settings: &Settings, publisher: &Publisher) -> Result<AmqpSink, SpoolError> {
+    let rule = ReplyRule::new(settings.broker.names.clone(), settings.broker.reply_to.clone());
+    let sink = AmqpSink::new(publisher.clone(), settings.broker.names.clone(), rule);
+    match &settings.spool {
+        Some(directory) => sink.with_spool(directory, settings.spool_max_bytes),
+        None => Ok(sink),
+    }
 }
 
 fn source_config(settings: &Settings, offers: &BTreeMap<String, Offer>, slots: u16) -> SourceConfig {

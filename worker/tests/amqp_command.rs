@@ -93,6 +93,21 @@ async fn one_job_is_sent_and_waited_for() {
     assert_eq!((result["id"].as_str(), result["verdict"].as_str()), (Some("one"), Some("accepted")));
     let refused = broker.hearth(&["submit", "-", "--wait"], "nonsense").await;
     assert_data(&refused, 65);
+    // Followed, its output is on stderr, or all of it as lines of JSON on stdout.
+    let followed = broker.hearth(&["submit", "-", "--follow"], &job("seen", "hello\n").to_string()).await;
+    assert_eq!((followed.status.code(), stdout(&followed).lines().count()), (Some(0), 1));
+    for part in ["[hearth] stage run\nhello\n", "[hearth] stage run: accepted\n", "finished, accepted"] {
+        assert!(stderr(&followed).contains(part), "{part}: {}", stderr(&followed));
+    }
+    let lines = broker.hearth(&["submit", "-", "--follow", "--json"], &job("json", "hi").to_string()).await;
+    assert_data(&lines, 0);
+    let lines: Vec<Value> = stdout(&lines).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = lines.iter().filter_map(|line| line["kind"].as_str()).collect();
+    assert!(kinds.len() == lines.len() - 1 && kinds.contains(&"stdout"), "{lines:#?}");
+    assert_eq!(lines.last().unwrap()["status"], "finished");
+    // Its result was there before: nothing happens that could be followed.
+    let again = broker.hearth(&["submit", "-", "--follow"], &job("seen", "hello\n").to_string()).await;
+    assert_data(&again, 0);
     let sent = broker.hearth(&["submit", "-"], &job("two", "x").to_string()).await;
     assert_eq!((sent.status.code(), stdout(&sent)), (Some(0), "two\n"));
     let producer = setup.producer().await;

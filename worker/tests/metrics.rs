@@ -235,7 +235,7 @@ fn leave_something(run_dir: &Path) {
 /// Takes what there is of a job's live events once they are over.
 async fn watch_too_slowly() {
     let (feed, mut events) = live::channel(&JobKey { tenant: "t".into(), id: "j".into() }, 1);
-    feed.stage_started("run", 0);
+    assert_eq!(feed.stage_started("run"), 0);
     (0..64).for_each(|_| feed.data(OutputStream::Stdout, &[b'x'; 64 * 1024]));
     drop(feed);
     while events.next().await.is_some() {}

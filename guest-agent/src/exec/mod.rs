@@ -299,14 +299,15 @@ async fn see_to(
     let Begun { ends, pid, report, status, ended, spare } = begun;
     let (over, mut output_over) = mpsc::channel(2);
     let (tell_gone, gone) = watch::channel(false);
-    let carry = |pipe, stream: Stream| {
+    let [live_stdout, live_stderr] = agent.live().streams_of(plan.live);
+    let carry = |pipe, stream: Stream, live| {
         let limit = plan.limits.output_bytes;
         let output =
-            output::Output { pipe, to: stream.sender, limit, over: over.clone(), gone: gone.clone() };
+            output::Output { pipe, to: stream.sender, live, limit, over: over.clone(), gone: gone.clone() };
         tokio::spawn(output.carry())
     };
-    let stdout = carry(ends.stdout, streams.stdout);
-    let stderr = carry(ends.stderr, streams.stderr);
+    let stdout = carry(ends.stdout, streams.stdout, live_stdout);
+    let stderr = carry(ends.stderr, streams.stderr, live_stderr);
     let feeding =
         streams.stdin.zip(ends.stdin).map(|(stream, pipe)| tokio::spawn(output::feed(stream.receiver, pipe)));
 

@@ -14,6 +14,8 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
+use crate::live::Copier;
+
 /// Counts output, and says how much of it is still within the limit.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cap {
@@ -40,6 +42,8 @@ pub(super) struct Output {
     pub(super) pipe: OwnedFd,
     /// The stream to the host.
     pub(super) to: Sender,
+    /// Where a copy goes, without waiting.
+    pub(super) live: Option<Copier>,
     /// What may pass.
     pub(super) limit: Option<u64>,
     /// Told once when there was more.
@@ -52,7 +56,7 @@ impl Output {
     /// Carries everything until the pipe is closed or, should a stranger hold it open, until it is empty after
     /// the tree is gone. Waits for the host's credit; holds one chunk. Returns how much was written to it.
     pub(super) async fn carry(self) -> io::Result<u64> {
-        let Self { pipe, to, limit, over, mut gone } = self;
+        let Self { pipe, to, live, limit, over, mut gone } = self;
         let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
         let mut buffer = vec![0u8; DATA_CHUNK_BYTES];
         let mut cap = Cap { limit, seen: 0 };
@@ -68,6 +72,9 @@ impl Output {
                 break;
             }
             let passing = buffer.get(..cap.admit(read)).unwrap_or_default();
+            if let Some(live) = &live {
+                live.data(passing);
+            }
             if let Some(sender) = to.take() {
                 // A copy of its true size: one byte must not hold a chunk's memory while it waits for credit.
                 to = sender.data(Bytes::copy_from_slice(passing)).await.is_ok().then_some(sender);

@@ -36,6 +36,8 @@ pub(super) struct Plan {
     pub(super) stdin: u32,
     pub(super) stdout: u32,
     pub(super) stderr: u32,
+    /// What it is called on the live connection; 0 where it is not copied.
+    pub(super) live: u32,
 }
 
 /// What makes a request one that cannot be run.
@@ -86,6 +88,7 @@ impl Plan {
             stdin: exec.stdin,
             stdout: exec.stdout,
             stderr: exec.stderr,
+            live: exec.live,
         })
     }
 }

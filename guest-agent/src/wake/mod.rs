@@ -44,6 +44,7 @@ pub(crate) async fn run(agent: &Agent, wake: Wake) -> Result<Woken, WakeError> {
         Place::Process => crate::process::woken(&wake),
     };
     held.identity = Some(identity.clone());
+    agent.live().allow(identity.port, wake.nonce.clone());
     agent.set_awake();
     woken.machine_id = names::machine_id();
     woken.identity = Some(identity);

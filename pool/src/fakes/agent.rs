@@ -109,6 +109,7 @@ pub(super) async fn serve(
         ip: true,
         put_directories: true,
         fresh_copy: true,
+        live: false,
         ..HelloReply::default()
     };
     let Ok((connection, _zero)) = hearth_wire::accept(io, hello).await else { return Ending::Quiet };
@@ -164,7 +165,7 @@ impl Agent {
             Some(request::Body::Put(_)) => tree::put(&self, &mut stream).await?,
             Some(request::Body::Get(get)) => tree::get(&self, &stream, &get).await?,
             Some(request::Body::Exec(exec)) => return exec::run(&self, stream, exec).await,
-            None => fault(FaultKind::Unsupported, "unknown request"),
+            Some(request::Body::Live(_)) | None => fault(FaultKind::Unsupported, "unknown request"),
         };
         say(&stream, answer).await?;
         let Stream { sender, mut receiver } = stream;

@@ -1,12 +1,16 @@
 //! One job's exclusive use of one warm VM.
 
-use std::{convert::Infallible, fmt, time::Duration};
+use std::{convert::Infallible, error::Error, fmt, fmt::Write as _, io, time::Duration};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    hypervisor::{RestoreStep, Slot},
+    hypervisor::{Accept, RestoreStep, Slot},
     lease::Identity,
+    live::{
+        LiveError, LiveReader,
+        door::{self, LIVE_LIMIT, Nonce},
+    },
     session::Session,
 };
 
@@ -105,6 +109,7 @@ pub struct Claim {
     pub(super) waited: Duration,
     pub(super) outcome: Outcome,
     lost: watch::Receiver<Option<Loss>>,
+    asks: mpsc::Sender<AskLive>,
     /// The slot's task sees this go.
     _over: oneshot::Sender<Infallible>,
 }
@@ -113,8 +118,9 @@ impl Claim {
     pub(super) fn new(session: Session, vm: ClaimedVm) -> (Self, Behind) {
         let (lose, lost) = watch::channel(None);
         let (_over, over) = oneshot::channel();
-        let claim = Self { session, vm, waited: Duration::ZERO, outcome: Outcome::Hit, lost, _over };
-        (claim, Behind { over, lose })
+        let (asks, asked) = mpsc::channel(1);
+        let claim = Self { session, vm, waited: Duration::ZERO, outcome: Outcome::Hit, lost, asks, _over };
+        (claim, Behind { over, lose, asked })
     }
 
     /// The connection to the agent.
@@ -144,6 +150,22 @@ impl Claim {
         loss.unwrap_or(Loss::Exited)
     }
 
+    /// Makes the live connection: listens on the leased port and asks the agent to dial it. Once in a claim. Has a bound
+    /// of some seconds. Cancel safe: nobody listens any more.
+    ///
+    /// # Errors
+    /// There is none; the claim is as good as before.
+    pub async fn live(&self) -> Result<LiveReader, LiveError> {
+        if !self.session.hello().live {
+            return Err(LiveError::Unsupported);
+        }
+        let (answer, door) = oneshot::channel();
+        self.asks.send(answer).await.map_err(|_| LiveError::Over)?;
+        let door = door.await.map_err(|_| LiveError::Over)?.map_err(LiveError::Listen)?;
+        self.session.open_live(LIVE_LIMIT).await?;
+        door.await.map_err(|_| LiveError::Nobody)
+    }
+
     /// Ends the claim. The VM is destroyed in the background, as when the claim is dropped.
     pub fn finish(self) {}
 }
@@ -154,20 +176,38 @@ impl fmt::Debug for Claim {
     }
 }
 
+/// A wish for a live connection: where the answer goes.
+pub(super) type AskLive = oneshot::Sender<io::Result<oneshot::Receiver<LiveReader>>>;
+
+/// Answers such a wish: a door where the guest may come, when it can be listened there.
+pub(super) fn answer<A: Accept>(ask: AskLive, listening: io::Result<A>, nonce: Nonce) {
+    // Nobody may want it any more.
+    let _ = ask.send(listening.map(|accept| door::open(accept, nonce)));
+}
+
 /// The slot's end of a claim.
 pub(super) struct Behind {
-    over: oneshot::Receiver<Infallible>,
+    /// Resolves when the claim is over.
+    pub(super) over: oneshot::Receiver<Infallible>,
+    /// Wishes for a live connection.
+    pub(super) asked: mpsc::Receiver<AskLive>,
     lose: watch::Sender<Option<Loss>>,
 }
 
 impl Behind {
-    /// Resolves when the claim is over. Cancel safe.
-    pub(super) async fn over(&mut self) {
-        let _ = (&mut self.over).await;
-    }
-
     /// Tells whoever has the claim that its VM goes.
     pub(super) fn lose(self, loss: Loss) {
         self.lose.send_replace(Some(loss));
     }
+}
+
+/// An error and its causes on one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let _ = write!(line, ": {cause}");
+        next = cause.source();
+    }
+    line
 }

@@ -1,6 +1,6 @@
 //! The task of one slot: the only writer of its state.
 
-use std::{error::Error, fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use rand::{RngExt, rngs::SmallRng};
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     admission::{Admission, Place},
-    claim::{Claim, ClaimedVm, Loss},
+    claim::{Claim, ClaimedVm, Loss, answer, chain},
     config::Config,
     events::{Event, Farewell},
     gauges::{Position, Voice},
@@ -298,12 +298,17 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
             place.leaves();
         }
         waiter.give(claim);
-        let loss = tokio::select! {
-            biased;
-            () = behind.over() => None,
-            () = asked(&mut self.stop, Stop::Now) => Some((Loss::Closing, Farewell::Closing)),
-            () = lease.at_risk() => Some((Loss::LeaseAtRisk, Farewell::LeaseAtRisk)),
-            () = self.parts.hypervisor.exited(&vm) => Some((Loss::Exited, Farewell::Exited)),
+        let loss = loop {
+            tokio::select! {
+                biased;
+                _ = &mut behind.over => break None,
+                () = asked(&mut self.stop, Stop::Now) => break Some((Loss::Closing, Farewell::Closing)),
+                () = lease.at_risk() => break Some((Loss::LeaseAtRisk, Farewell::LeaseAtRisk)),
+                () = self.parts.hypervisor.exited(&vm) => break Some((Loss::Exited, Farewell::Exited)),
+                Some(ask) = behind.asked.recv() => {
+                    answer(ask, self.parts.hypervisor.listen(&vm, lease.identity().port), nonce);
+                }
+            }
         };
         let why = match loss {
             Some((loss, why)) => {
@@ -391,15 +396,4 @@ pub(super) async fn asked(stop: &mut watch::Receiver<Stop>, least: Stop) {
     if stop.wait_for(|now| *now >= least).await.is_err() && least > Stop::Drain {
         std::future::pending().await
     }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let _ = write!(line, ": {cause}");
-        next = cause.source();
-    }
-    line
 }

@@ -72,7 +72,7 @@ impl Session {
     /// # Errors
     /// Among others [`SessionError::Unable`], before anything is asked.
     pub async fn exec(&self, command: Command, with_stdin: bool) -> Result<Running, SessionError> {
-        self.exec_given(command, with_stdin, Vec::new()).await
+        self.exec_with(command, with_stdin, Vec::new(), 0).await
     }
 
     /// As [`Session::exec`], with files that only this command sees, by name, in
@@ -82,6 +82,27 @@ impl Session {
         command: Command,
         with_stdin: bool,
         files: Vec<(String, Vec<Bytes>)>,
+    ) -> Result<Running, SessionError> {
+        self.exec_with(command, with_stdin, files, 0).await
+    }
+
+    /// As [`Session::exec`], with copies of the output on the live connection, where the command is called `live`, from
+    /// 1; 0: no copies.
+    pub async fn exec_live(
+        &self,
+        command: Command,
+        with_stdin: bool,
+        live: u32,
+    ) -> Result<Running, SessionError> {
+        self.exec_with(command, with_stdin, Vec::new(), live).await
+    }
+
+    async fn exec_with(
+        &self,
+        command: Command,
+        with_stdin: bool,
+        files: Vec<(String, Vec<Bytes>)>,
+        live: u32,
     ) -> Result<Running, SessionError> {
         if let Some(what) = command.unknown_to(self.hello()) {
             return Err(SessionError::Unable(what));
@@ -110,6 +131,7 @@ impl Session {
             ip: command.ip,
             fresh: command.fresh,
             given: named,
+            live,
         };
         let control = self.request(request::Body::Exec(exec)).await?;
         let (stdout, stderr) = (stdout.receiver, stderr.receiver);

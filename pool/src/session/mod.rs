@@ -10,8 +10,8 @@ use std::{fmt, time::Duration};
 
 use hearth_schemas::guest::{
     messages::{
-        Fault, FaultKind, HelloReply, Ping, Pong, Quiesce, Reply, Request, Shutdown, Wake, Woken, reply,
-        request,
+        Fault, FaultKind, HelloReply, Live, Ping, Pong, Quiesce, Reply, Request, Shutdown, Wake, Woken,
+        reply, request,
     },
     mux::Direction,
 };
@@ -148,6 +148,14 @@ impl Session {
         match self.ask("shutdown", limit, request::Body::Shutdown(Shutdown {})).await? {
             reply::Body::ShuttingDown(_) => Ok(()),
             _ => Err(SessionError::Protocol("shutdown was not answered by shutting down")),
+        }
+    }
+
+    /// Asks the agent to make its live connection.
+    pub(crate) async fn open_live(&self, limit: Duration) -> Result<(), SessionError> {
+        match self.ask("live", limit, request::Body::Live(Live {})).await? {
+            reply::Body::LiveOpened(_) => Ok(()),
+            _ => Err(SessionError::Protocol("live was not answered by live opened")),
         }
     }
 

@@ -54,13 +54,16 @@ pub struct HelloReply {
     /// Whether this agent can run a command in a fresh copy of the working tree.
     #[prost(bool, tag = "35")]
     pub fresh_copy: bool,
+    /// Whether this agent can make a live connection. An older one cannot.
+    #[prost(bool, tag = "40")]
+    pub live: bool,
 }
 
 /// Host to agent: the first message of a stream, which says what the stream is for.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Request {
     /// Absent when the agent is older than the request.
-    #[prost(oneof = "request::Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "request::Body", tags = "1, 2, 3, 4, 5, 6, 7, 40")]
     pub body: Option<request::Body>,
 }
 
@@ -90,6 +93,9 @@ pub mod request {
         /// Answered by one [`super::ShuttingDown`], then the VM powers off.
         #[prost(message, tag = "7")]
         Shutdown(super::Shutdown),
+        /// Answered by one [`super::LiveOpened`], once the live connection is made.
+        #[prost(message, tag = "40")]
+        Live(super::Live),
     }
 }
 
@@ -97,7 +103,7 @@ pub mod request {
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Reply {
     /// Absent when the host is older than the reply.
-    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 40")]
     pub body: Option<reply::Body>,
 }
 
@@ -139,6 +145,9 @@ pub mod reply {
         /// Answers a shutdown.
         #[prost(message, tag = "11")]
         ShuttingDown(super::ShuttingDown),
+        /// Answers a live.
+        #[prost(message, tag = "40")]
+        LiveOpened(super::LiveOpened),
     }
 }
 
@@ -260,6 +269,15 @@ pub struct Shutdown {}
 /// The VM powers off.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct ShuttingDown {}
+
+/// Asks the agent to dial the port of its identity, and to open that connection with the nonce of its wake: the live
+/// connection, for copies of output. One that was made before is closed.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Live {}
+
+/// The live connection is made, and the nonce is on its way.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LiveOpened {}
 
 /// Opens an upload into the working tree.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -454,6 +472,9 @@ pub struct Exec {
     /// Files that only it sees, read-only in [`crate::guest::GIVEN_DIR`]. Only together with `fresh`.
     #[prost(message, repeated, tag = "31")]
     pub given: Vec<Given>,
+    /// What this command is called on the live connection, from 1; its output is copied there. 0: it is not.
+    #[prost(uint32, tag = "40")]
+    pub live: u32,
 }
 
 /// A file for one command.

@@ -5,6 +5,7 @@
 //! more than the receiver gave credit for. The same bytes go over vsock, a serial port or a socket pair.
 
 pub mod frame;
+pub mod live;
 pub mod messages;
 pub mod mux;
 

@@ -88,6 +88,7 @@ fn version_1_is_read_as_it_was_written() {
     v1::frames(&mut golden);
     v1::greeting_and_waking(&mut golden);
     v1::files(&mut golden);
+    v1::live(&mut golden);
     v1::commands(&mut golden);
     v1::copies(&mut golden);
     golden.finish();

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use hearth_schemas::guest::{
     frame::{Frame, Kind},
+    live::LiveLost,
     messages::{
         Exec, ExecLimits, Exited, Fault, FaultKind, Get, GetDone, GetEntry, GetEntryEnd, Given, Hello,
-        HelloReply, Identity, Kill, LimitHit, Ping, Pong, Put, PutDone, PutEntry, PutEntryEnd, PutItem,
-        Quiesce, Quiesced, Reply, Request, Shutdown, ShuttingDown, SkipReason, Skipped, Started, Usage, User,
-        Wake, Woken, put_item, reply, request,
+        HelloReply, Identity, Kill, LimitHit, Live, LiveOpened, Ping, Pong, Put, PutDone, PutEntry,
+        PutEntryEnd, PutItem, Quiesce, Quiesced, Reply, Request, Shutdown, ShuttingDown, SkipReason, Skipped,
+        Started, Usage, User, Wake, Woken, put_item, reply, request,
     },
 };
 
@@ -53,6 +54,7 @@ pub fn greeting_and_waking(golden: &mut Golden) {
         ..HelloReply::default()
     };
     golden.message("hello-reply", &hello);
+    golden.message("hello-reply-live", &HelloReply { live: true, ..hello.clone() });
     let able = HelloReply { file_limits: true, ip: true, ..hello.clone() };
     golden.message("hello-reply-file-limits", &able);
     golden.message("hello-reply-fresh-copy", &HelloReply { fresh_copy: true, ..hello });
@@ -134,6 +136,14 @@ pub fn copies(golden: &mut Golden) {
     let given =
         Exec { argv: vec!["true".into()], stdout: 2, stderr: 3, fresh: true, given, ..Exec::default() };
     request(golden, "exec-given", request::Body::Exec(given));
+}
+
+pub fn live(golden: &mut Golden) {
+    request(golden, "live", request::Body::Live(Live {}));
+    reply(golden, "live-opened", reply::Body::LiveOpened(LiveOpened {}));
+    golden.message("live-lost", &LiveLost { bytes: 5_000_000_000, chunks: 77 });
+    let exec = Exec { argv: vec!["yes".into()], stdout: 2, stderr: 3, live: 7, ..Exec::default() };
+    request(golden, "exec-live", request::Body::Exec(exec));
 }
 
 pub fn commands(golden: &mut Golden) {

@@ -29,6 +29,36 @@ async fn run_prints_the_result_and_exits_by_its_verdict() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn run_shows_what_a_job_prints_when_it_is_followed() {
+    let Some(machine) = machine() else { return };
+    let _room = room().await;
+    machine.baked("python").unwrap();
+    let run_dir = Worker::run_dir().unwrap();
+    let source = run_dir.path().join("prints.py");
+    std::fs::write(&source, "import sys\nprint('to stdout')\nprint('to stderr', file=sys.stderr)").unwrap();
+    let hearth =
+        |arguments: &[&str]| machine.command(run_dir.path()).args(arguments).arg(&source).output().unwrap();
+    let followed = hearth(&["run", "--follow"]);
+    assert_eq!((followed.status.code(), result(&followed).verdict), (Some(0), Some(Verdict::Accepted)));
+    let stderr = String::from_utf8_lossy(&followed.stderr);
+    for line in ["[hearth] has a VM\n", "to stdout\n", "to stderr\n", "[hearth] finished, accepted\n"] {
+        assert!(stderr.contains(line), "{line}: {stderr}");
+    }
+    let json = hearth(&["run", "--follow", "--json"]);
+    let lines: Vec<serde_json::Value> = String::from_utf8_lossy(&json.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let (last, events) = lines.split_last().unwrap();
+    assert_eq!((last["verdict"].as_str(), json.stderr.len()), (Some("accepted"), 0));
+    let schema = hearth_schemas::json_schemas().into_iter().find(|(name, _)| *name == "event").unwrap().1;
+    let schema = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+    for (event, seq) in events.iter().zip(1_u64..) {
+        assert!(schema.is_valid(event) && event["seq"] == seq, "{event:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_bake_with_nothing_changed_does_nothing() {
     let Some(machine) = machine() else { return };
     machine.baked("python").unwrap();

@@ -16,6 +16,7 @@ mod evil;
 mod examples;
 mod isolation;
 mod limits;
+mod live;
 mod objects;
 
 use std::sync::OnceLock;

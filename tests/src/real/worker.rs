@@ -1,6 +1,11 @@
 //! A whole worker in this process, with real VMs.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use hearth_pool::{
@@ -15,12 +20,14 @@ use hearth_pool::{
 use hearth_schemas::{manifest::Accelerator, result::JobResult};
 use hearth_worker::{
     admit::{Offer, Terms},
-    embedded::{self, Submitter},
+    embedded::{self, EmbeddedSink, Submitter},
     handle::Service,
-    intake::Intake,
-    ledger::MemoryLedger,
+    intake::{DEFAULT_TENANT, Intake},
+    ledger::{JobKey, MemoryLedger},
+    live::{Events, Outlet},
     local::{Host, Local, Vmm, warm_up},
     objects::{ObjectSettings, Objects},
+    reaper,
     service::serve,
 };
 use tempfile::TempDir;
@@ -36,6 +43,8 @@ pub struct Worker {
     local: Local,
     submitter: Submitter,
     serving: JoinHandle<()>,
+    service: Arc<Service<MemoryLedger, EmbeddedSink>>,
+    watched: Arc<Mutex<Vec<Events>>>,
     run_dir: TempDir,
     _snapshots: Vec<Snapshot>,
 }
@@ -80,9 +89,14 @@ impl Worker {
         let terms = Terms { objects: objects.terms(), ..Terms::new(offers) };
         let objects = Objects::open(objects, spool)?;
         let intake = Intake { objects, ..Intake::embedded(terms, &host.worker) };
+        let watched = Arc::<Mutex<Vec<Events>>>::default();
+        let seen = watched.clone();
+        let outlet: Outlet =
+            Arc::new(move |events| seen.lock().unwrap_or_else(PoisonError::into_inner).push(events));
         let service = Service::new(MemoryLedger::default(), sink, local.pool().clone(), intake);
-        let serving = tokio::spawn(serve(Arc::new(service), source, 64, std::future::pending()));
-        Ok(Self { local, submitter, serving, run_dir, _snapshots: snapshots })
+        let service = Arc::new(service.with_outlet(outlet));
+        let serving = tokio::spawn(serve(service.clone(), source, 64, std::future::pending()));
+        Ok(Self { local, submitter, serving, service, watched, run_dir, _snapshots: snapshots })
     }
 
     /// A run directory in memory, with a path short enough for sockets.
@@ -123,14 +137,30 @@ impl Worker {
         serde_json::from_slice(&answer).context("the result is no result")
     }
 
+    /// The events of the attempt that was begun last and not asked for yet, at a job with `stream`.
+    pub fn watched(&self) -> Option<Events> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Cancels a job of no particular tenant.
+    ///
+    /// # Errors
+    /// The ledger does not answer.
+    pub async fn cancel(&self, id: &str) -> Result<()> {
+        let key = JobKey { tenant: DEFAULT_TENANT.into(), id: id.into() };
+        reaper::cancel(&self.service, &key).await?;
+        Ok(())
+    }
+
     /// Closes the worker and makes sure that nothing of it is left.
     ///
     /// # Errors
     /// A slot did not close, or something is left.
     pub async fn close(self) -> Result<()> {
-        let Self { local, submitter, serving, run_dir, .. } = self;
+        let Self { local, submitter, serving, service, run_dir, .. } = self;
         drop(submitter);
         serving.await?;
+        drop(service);
         local.close(Duration::from_secs(10)).await?;
         let left = Leftovers::within(run_dir.path(), GONE_WITHIN);
         ensure!(left == Leftovers::default(), "left behind: {left:#?}");

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use hearth_schemas::event::Event;
 use lapin::{
     Acker, BasicProperties, Channel, Confirmation, Consumer,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-        QueueDeclareOptions,
+        QueueBindOptions, QueueDeclareOptions,
     },
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 
 use super::{
@@ -18,7 +19,9 @@ use super::{
 };
 use crate::ledger::unix_ms;
 
-/// Results that may wait to be read.
+/// Live events that may wait in the broker for who follows a job, in bytes.
+const EVENTS_MAX_BYTES: i32 = 16 * 1024 * 1024;
+/// Results, or events, that may wait to be read.
 const PREFETCH: u16 = 256;
 
 /// A connection of a producer, with a queue for its results that goes with it.
@@ -67,9 +70,38 @@ pub enum ClientError {
     /// The broker is full.
     #[error("the broker did not take the job")]
     Refused,
+    /// The broker has deleted the queue of live events.
+    #[error("the queue of live events is gone")]
+    EventsGone,
     /// The broker has deleted the queue of results.
     #[error("the queue of results is gone")]
     RepliesGone,
+}
+
+/// The live events of one job.
+pub struct Followed {
+    consumer: Consumer,
+    // Keeps the consumer's channel.
+    _channel: Channel,
+}
+
+impl Followed {
+    /// The next event. What is none, or of a kind that we do not know, is passed over. Cancel safe, but for an event that
+    /// may come twice.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn next(&mut self) -> Result<Event, ClientError> {
+        loop {
+            let Some(Ok(delivery)) = self.consumer.next().await else { return Err(ClientError::EventsGone) };
+            let event = serde_json::from_slice(&delivery.data);
+            // When it cannot be said, the connection is broken.
+            let _ = delivery.acker.ack(BasicAckOptions::default()).await;
+            if let Ok(event) = event {
+                return Ok(event);
+            }
+        }
+    }
 }
 
 impl JobClient {
@@ -97,6 +129,33 @@ impl JobClient {
             .map_err(broke)?;
         let replies = Replies { queue: queue.name().to_string(), consumer, _channel: replying };
         Ok(Self { link, publishing, names: names.clone(), replies })
+    }
+
+    /// Binds a queue of its own for the live events of a job that is not sent yet. What waits there to be read is bounded:
+    /// the broker drops the oldest.
+    ///
+    /// # Errors
+    /// The broker has no exchange of events, or is away.
+    pub async fn follow(&self, id: &str) -> Result<Followed, ClientError> {
+        let channel = self.link.channel().await?;
+        let exchange = self.names.events();
+        let broke = |error: lapin::Error| match error.to_string().contains("NOT_FOUND") {
+            true => ClientError::NoIntake(exchange.clone()),
+            false => self.link.error(error).into(),
+        };
+        let options =
+            QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length-bytes".into(), AMQPValue::LongInt(EVENTS_MAX_BYTES));
+        let queue = channel.queue_declare("".into(), options, arguments).await.map_err(broke)?;
+        let (queue, key) = (queue.name().clone(), short(&format!("{id}.*")));
+        let none = FieldTable::default;
+        let bind = QueueBindOptions::default();
+        channel.queue_bind(queue.clone(), short(&exchange), key, bind, none()).await.map_err(broke)?;
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(broke)?;
+        let consume = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(queue, "".into(), consume, none()).await.map_err(broke)?;
+        Ok(Followed { consumer, _channel: channel })
     }
 
     /// What sends jobs, and what reads results; the connection lives as long as the first.

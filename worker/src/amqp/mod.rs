@@ -4,6 +4,7 @@ pub mod client;
 pub mod control;
 pub mod dead;
 pub mod declare;
+pub mod events;
 pub mod headers;
 pub mod link;
 pub mod names;

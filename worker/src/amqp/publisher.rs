@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use lapin::{
-    BasicProperties, Channel, Confirmation,
+    BasicProperties, Channel, Confirmation, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use tokio::{
@@ -178,6 +178,26 @@ impl Publisher {
                 Err(NotPublished::Unconfirmed)
             }
         }
+    }
+
+    /// Hands a message to the broker, whether or not there is a queue for it, without waiting for its confirm.
+    ///
+    /// # Errors
+    /// It was not handed over.
+    pub async fn send(
+        &self,
+        exchange: &str,
+        key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<PublisherConfirm, NotPublished> {
+        let live = self.live().await?;
+        if let Some(reason) = live.link.blocked().borrow().clone() {
+            return Err(NotPublished::Blocked { reason });
+        }
+        let options = BasicPublishOptions::default();
+        let sent = live.channel.basic_publish(short(exchange), short(key), options, body, properties).await;
+        sent.map_err(NotPublished::Broken)
     }
 
     async fn live(&self) -> Result<Arc<Live>, Arc<LinkError>> {

@@ -15,7 +15,7 @@ use hearth_schemas::{
     result::Cause,
 };
 use hearth_worker::live::Outlet;
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{runtime::Handle, sync::watch};
 
 /// What is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,14 @@ impl Printer {
                 stdout.flush()
             }
             Form::Text { quiet } => io::stderr().lock().write_all(&self.text(event, quiet)),
+        }
+    }
+
+    /// A sentence for a person, on a line of its own.
+    pub fn note(&mut self, sentence: &str) {
+        if self.form == (Form::Text { quiet: false }) {
+            // Where nobody reads, nobody misses it.
+            let _ = io::stderr().lock().write_all(&self.line(sentence));
         }
     }
 
@@ -132,22 +140,23 @@ fn harmless(output: &[u8]) -> Cow<'_, str> {
 #[derive(Clone, Debug)]
 pub struct Follower {
     printer: Arc<Mutex<Printer>>,
-    printing: Arc<Mutex<Vec<oneshot::Receiver<()>>>>,
+    /// Attempts that are not all printed.
+    printing: Arc<watch::Sender<usize>>,
 }
 
 impl Follower {
     /// Nothing to follow yet.
     pub fn new(form: Form) -> Self {
-        Self { printer: Arc::new(Mutex::new(Printer::new(form))), printing: Arc::default() }
+        Self { printer: Arc::new(Mutex::new(Printer::new(form))), printing: Arc::new(watch::Sender::new(0)) }
     }
 
     /// Where events go.
     pub fn outlet(&self) -> Outlet {
         let this = self.clone();
         Arc::new(move |mut events| {
-            let printer = this.printer.clone();
+            let (printer, printing) = (this.printer.clone(), this.printing.clone());
             let runtime = Handle::current();
-            let (done, printing) = oneshot::channel();
+            printing.send_modify(|printing| *printing += 1);
             // Not one of the runtime's threads, whose end it waits for: this one may never get rid of what it has.
             std::thread::spawn(move || {
                 // One attempt after the other.
@@ -157,18 +166,14 @@ impl Follower {
                         break;
                     }
                 }
-                let _ = done.send(());
+                printing.send_modify(|printing| *printing -= 1);
             });
-            this.printing.lock().unwrap_or_else(PoisonError::into_inner).push(printing);
         })
     }
 
-    /// Resolves when everything is printed, or nobody reads any more. The job must be over.
+    /// Resolves when everything is printed, or nobody reads any more. The job must be over. Cancel safe.
     pub async fn finish(&self) {
-        let printing = std::mem::take(&mut *self.printing.lock().unwrap_or_else(PoisonError::into_inner));
-        for attempt in printing {
-            let _ = attempt.await;
-        }
+        let _ = self.printing.subscribe().wait_for(|printing| *printing == 0).await;
     }
 }
 

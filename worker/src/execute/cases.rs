@@ -40,7 +40,9 @@ pub(super) async fn run_cases(
 ) -> Result<StageReport, StepFailure> {
     let mut cases: Vec<CaseReport> = Vec::with_capacity(stage.cases.len());
     let mut failed = false;
-    feed.stage_started(&stage.name, 0);
+    let live = feed.stage_started(&stage.name);
+    // Nothing of a case is copied there.
+    feed.live_ends(live);
     for case in &stage.cases {
         let skipped = |cause| RunReport::not_run(Verdict::Skipped, Some(cause));
         let run = match (stop.reason(), failed) {

@@ -22,8 +22,8 @@ pub(super) async fn run_stage(
     stop: &Stop,
     feed: &Feed,
 ) -> Result<RunReport, StepFailure> {
-    feed.stage_started(&stage.name, 0);
-    let run = run_command(session, stage, stop, feed).await?;
+    let live = feed.stage_started(&stage.name);
+    let run = run_command(session, stage, stop, feed, live).await?;
     feed.stage_ended(&run);
     Ok(run)
 }
@@ -33,6 +33,7 @@ async fn run_command(
     stage: &Stage,
     stop: &Stop,
     feed: &Feed,
+    live: u32,
 ) -> Result<RunReport, StepFailure> {
     let limits = stage.limits.exec_limits();
     let command = Command {
@@ -47,7 +48,7 @@ async fn run_command(
     let (mut stdout, mut stderr) = (Capture::default(), Capture::default());
     let wall = Duration::from_millis(limits.wall_ms.unwrap_or(0));
     let running = async {
-        let running = session.exec(command, !stage.stdin.is_empty()).await?;
+        let running = session.exec_live(command, !stage.stdin.is_empty(), live).await?;
         let output = |channel, data: bytes::Bytes| match channel {
             Channel::Stdout => {
                 stdout.push(&data);
@@ -65,7 +66,11 @@ async fn run_command(
     };
     let exited = match within(Step::Run, wall + STAGE_GRACE, running).await {
         Ok(exited) => exited,
-        Err(failure) => return exec_report(&failure).ok_or(failure),
+        Err(failure) => {
+            // A command that was not run copies nothing.
+            feed.live_ends(live);
+            return exec_report(&failure).ok_or(failure);
+        }
     };
     let judged = verdict::judge(&exited, &limits, stop.reason());
     let (verdict, cause) = judged.ok_or(StepFailure {

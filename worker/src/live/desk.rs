@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use hearth_schemas::{
     backlog::{Backlog, Item, Lost},
-    event::{Chunk, Dropped, OutputStream, State, What},
+    event::{Chunk, Dropped, LiveBy, OutputStream, State, What},
     limits::{LIVE_CHUNK_BYTES, LIVE_HOST_BACKLOG_BYTES},
     result::{Cause, Payload, Verdict},
 };
@@ -88,14 +88,16 @@ pub struct Desk {
     backlog: Backlog<Source, State>,
     steps: VecDeque<Step>,
     current: Option<Current>,
-    /// Nothing more comes over a live connection.
-    live_over: bool,
+    /// Whether there is a live connection.
+    live: bool,
+    /// Stages that were begun.
+    begun: u32,
 }
 
 impl Default for Desk {
     fn default() -> Self {
         let backlog = Backlog::new(LIVE_HOST_BACKLOG_BYTES, LIVE_CHUNK_BYTES);
-        Self { backlog, steps: VecDeque::new(), current: None, live_over: false }
+        Self { backlog, steps: VecDeque::new(), current: None, live: false, begun: 0 }
     }
 }
 
@@ -105,9 +107,18 @@ impl Desk {
         self.step(Step::State(state));
     }
 
-    /// A stage begins. `live` is its number on the live connection, or 0.
-    pub fn begin(&mut self, stage: &str, live: u32) {
+    /// It has a VM, with or without a live connection.
+    pub fn claimed(&mut self, live: LiveBy) {
+        self.live = live == LiveBy::Connection;
+        self.state(State::Claimed { live });
+    }
+
+    /// A stage begins; its number on the live connection, or 0.
+    pub fn begin(&mut self, stage: &str) -> u32 {
+        self.begun += 1;
+        let live = if self.live { self.begun } else { 0 };
         self.step(Step::Begin { live, stage: stage.into() });
+        live
     }
 
     /// The stage has ended.
@@ -152,7 +163,7 @@ impl Desk {
 
     /// Nothing more comes over the live connection.
     pub fn live_over(&mut self) {
-        self.live_over = true;
+        self.live = false;
         self.advance();
     }
 
@@ -178,6 +189,11 @@ impl Desk {
         self.backlog.has_room_for(LIVE_CHUNK_BYTES)
     }
 
+    /// Whether nothing waits for output.
+    pub fn is_calm(&self) -> bool {
+        self.steps.is_empty()
+    }
+
     fn of_live(&mut self, live: u32) -> Option<&mut Current> {
         self.current.as_mut().filter(|current| live != 0 && current.live == live)
     }
@@ -188,7 +204,7 @@ impl Desk {
     }
 
     fn advance(&mut self) {
-        let waits = |desk: &Self| !desk.live_over && desk.current.as_ref().is_some_and(Current::waits);
+        let waits = |desk: &Self| desk.live && desk.current.as_ref().is_some_and(Current::waits);
         while let Some(step) = self.steps.pop_front() {
             match step {
                 Step::End(_) if waits(self) => {
@@ -248,10 +264,18 @@ mod tests {
         std::iter::from_fn(|| desk.take()).map(word).collect()
     }
 
+    /// One with a live connection.
+    fn live() -> Desk {
+        let mut desk = Desk::default();
+        desk.claimed(LiveBy::Connection);
+        assert_eq!(words(&mut desk).len(), 1);
+        desk
+    }
+
     #[test]
     fn output_of_the_result_is_told_as_it_comes_and_what_was_cut_is_marked() {
         let mut desk = Desk::default();
-        desk.begin("a", 0);
+        desk.begin("a");
         desk.data(Stdout, b"one");
         desk.data(Stderr, b"two");
         desk.live_data(1, Stdout, b"nobody's");
@@ -264,11 +288,11 @@ mod tests {
 
     #[test]
     fn the_end_of_a_stage_and_all_that_follows_waits_for_its_live_output() {
-        let mut desk = Desk::default();
-        desk.begin("a", 1);
+        let mut desk = live();
+        assert_eq!(desk.begin("a"), 1);
         desk.live_data(1, Stdout, b"1");
         desk.end(end(4, 9));
-        desk.begin("b", 2);
+        assert_eq!(desk.begin("b"), 2);
         desk.state(State::Downloading);
         assert_eq!(words(&mut desk), ["+a", "1"]);
         desk.live_data(2, Stdout, b"not its turn");
@@ -282,12 +306,12 @@ mod tests {
 
     #[test]
     fn a_live_connection_that_ends_leaves_marks_and_holds_nothing_up() {
-        let mut desk = Desk::default();
-        desk.begin("a", 1);
+        let mut desk = live();
+        assert_eq!(desk.begin("a"), 1);
         desk.live_data(1, Stdout, b"12");
         desk.end(end(10, 0));
         desk.live_over();
-        desk.begin("b", 2);
+        assert_eq!(desk.begin("b"), 0, "from here on as without one");
         desk.end(end(3, 0));
         assert_eq!(words(&mut desk), ["+a", "12", "a Stdout 8/0", "-a", "+b", "b Stdout 3/0", "-b"]);
     }
@@ -295,7 +319,7 @@ mod tests {
     #[test]
     fn a_watcher_that_takes_nothing_costs_a_bounded_backlog_and_every_byte_is_accounted_for() {
         let mut desk = Desk::default();
-        desk.begin("a", 0);
+        desk.begin("a");
         let piece = vec![b'y'; 200_000];
         for _ in 0..100 {
             desk.data(Stdout, &piece);

@@ -1,5 +1,6 @@
 //! Live events of jobs that ask for them: ordered, numbered, bounded. Whoever watches never holds a job up.
 
+pub(crate) mod connection;
 mod desk;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,8 @@ pub type Outlet = Arc<dyn Fn(Events) + Send + Sync>;
 /// Makes both ends of one attempt's events.
 pub fn channel(key: &JobKey, attempt: u32) -> (Feed, Events) {
     let inner = Inner { desk: Desk::default(), over: false, watched: true };
-    let shared = Arc::new(Shared { inner: Mutex::new(inner), news: Notify::new(), room: Notify::new() });
+    let [news, room, calm] = [(); 3].map(|()| Notify::new());
+    let shared = Arc::new(Shared { inner: Mutex::new(inner), news, room, calm });
     let events = Events { shared: shared.clone(), key: key.clone(), attempt, seq: 0 };
     (Feed(Some(Arc::new(Producer(shared)))), events)
 }
@@ -35,6 +37,8 @@ struct Shared {
     news: Notify,
     /// Something was taken.
     room: Notify,
+    /// Something may have come that was waited for.
+    calm: Notify,
 }
 
 #[derive(Debug)]
@@ -89,6 +93,7 @@ impl Feed {
         }
         drop(inner);
         producer.0.news.notify_one();
+        producer.0.calm.notify_one();
     }
 
     /// The job has come to a state.
@@ -98,12 +103,14 @@ impl Feed {
 
     /// It has a VM.
     pub fn claimed(&self, live: LiveBy) {
-        self.state(State::Claimed { live });
+        self.with(|desk| desk.claimed(live));
     }
 
-    /// A stage begins. `live` is its number on the live connection, or 0.
-    pub fn stage_started(&self, stage: &str, live: u32) {
-        self.with(|desk| desk.begin(stage, live));
+    /// A stage begins. What it is called on the live connection; 0: its output does not come that way.
+    pub fn stage_started(&self, stage: &str) -> u32 {
+        let mut live = 0;
+        self.with(|desk| live = desk.begin(stage));
+        live
     }
 
     /// A piece of its output, from the copy that its result is made of.
@@ -140,9 +147,30 @@ impl Feed {
         self.with(|desk| desk.live_end(live, stream));
     }
 
+    /// Nothing of this command comes over the live connection any more.
+    pub fn live_ends(&self, live: u32) {
+        self.live_end(live, OutputStream::Stdout);
+        self.live_end(live, OutputStream::Stderr);
+    }
+
     /// Nothing more comes over the live connection.
     pub fn live_over(&self) {
         self.with(Desk::live_over);
+    }
+
+    /// Resolves when all output that is waited for is there, or nobody watches any more. Cancel safe. For one task at a
+    /// time.
+    pub async fn calm(&self) {
+        let Some(producer) = &self.0 else { return };
+        loop {
+            {
+                let inner = producer.0.inner();
+                if !inner.watched || inner.desk.is_calm() {
+                    return;
+                }
+            }
+            producer.0.calm.notified().await;
+        }
     }
 
     /// Resolves when the next piece would be kept, or nobody watches any more. Cancel safe. For one task at a time.
@@ -216,6 +244,7 @@ impl Drop for Events {
     fn drop(&mut self) {
         self.shared.inner().watched = false;
         self.shared.room.notify_one();
+        self.shared.calm.notify_one();
     }
 }
 
@@ -234,7 +263,7 @@ mod tests {
         let (feed, mut events) = both();
         let other = feed.clone();
         feed.state(State::Uploading);
-        other.stage_started("run", 0);
+        assert_eq!(other.stage_started("run"), 0);
         drop(feed);
         let first = events.next().await.unwrap();
         assert_eq!((first.id.as_str(), first.attempt, first.seq), ("j", 2, 1));
@@ -249,13 +278,14 @@ mod tests {
     #[tokio::test]
     async fn room_comes_when_something_is_taken_or_nobody_watches() {
         let (feed, mut events) = both();
-        feed.stage_started("run", 1);
+        feed.claimed(LiveBy::Connection);
+        assert_eq!(feed.stage_started("run"), 1);
         let piece = vec![0; 32 * 1024];
         let full = || futures_util::FutureExt::now_or_never(feed.room()).is_none();
         while !full() {
             feed.live_data(1, OutputStream::Stdout, &piece);
         }
-        for _ in 0..2 {
+        for _ in 0..3 {
             events.next().await;
         }
         feed.room().await;

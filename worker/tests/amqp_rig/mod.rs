@@ -18,6 +18,7 @@ use hearth_schemas::{manifest::Entry, result::JobResult};
 use hearth_worker::{
     admit::{Offer, Terms},
     amqp::{
+        events::AmqpEvents,
         link::Endpoint,
         names::Names,
         publisher::{Health, Publisher},
@@ -109,7 +110,9 @@ impl Setup {
         };
         let publisher = Publisher::new(self.endpoint.clone(), &format!("{name} results"));
         let sink = AmqpSink::new(publisher.clone(), self.names.clone(), rule);
-        let service = Arc::new(Service::new(self.ledger.clone(), sink, pool, intake));
+        let events = AmqpEvents::new(self.endpoint.clone(), name, self.names.clone());
+        let service = Service::new(self.ledger.clone(), sink, pool, intake);
+        let service = Arc::new(service.with_outlet(events.outlet()));
         let config = SourceConfig {
             endpoint: self.endpoint.clone(),
             names: self.names.clone(),

@@ -47,6 +47,8 @@ pub(super) struct Slip {
     pub registration: Registration,
     /// Where it came from, or would wait if nobody else's jobs were in the way.
     pub queue: RunQueue,
+    /// Whether it has live events.
+    pub stream: bool,
     /// Whether the id is the message's or the request's, and not one that we made up just now.
     pub has_id: bool,
 }
@@ -132,7 +134,8 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
         let mut registration = registration(job, &properties, &self.service.intake().quotas);
         registration.shards = self.shards;
         let (key, digest) = (job.key.clone(), job.digest.clone());
-        Slip { message, properties, avoid, key, digest, registration, queue, has_id }
+        let stream = job.stream;
+        Slip { message, properties, avoid, key, digest, registration, queue, stream, has_id }
     }
 
     async fn park_slip(&self, slip: &Slip, avoid: &Avoid) -> Result<Parked, ParkError> {
@@ -148,6 +151,9 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
             Confirmed::Routed => {
                 // Who is not told finds it all the same, a little later.
                 let _ = self.bells.try_send(place);
+                if slip.stream {
+                    self.service.tell_queued(&slip.key);
+                }
                 Ok(Parked::Parked)
             }
             Confirmed::Unroutable => Err(ParkError::NoQueue { queue }),

@@ -22,7 +22,7 @@ use hearth_worker::{
     service::serve,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{Arguments, Submission};
 use crate::{
@@ -38,6 +38,8 @@ use crate::{
 
 /// Restores that may fail in a row. One may be unlucky; three are a host that cannot.
 const FAILURES_MAX: u32 = 3;
+/// How long the VM is kept for whoever follows its job.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
 /// Finds the snapshot, restores it, runs the job in it, and leaves nothing behind.
 pub async fn execute(
@@ -74,6 +76,10 @@ pub async fn execute(
         failure = hopeless(failed) => Err(failure),
         failure = interrupted.wait() => Err(failure),
     };
+    if let Some(follower) = &follower {
+        // While its VM is there, the last of its output may still come.
+        let _ = timeout(LAST_OUTPUT, follower.finish()).await;
+    }
     progress.finish();
     // What ran is dropped; a second Ctrl-C leaves the rest to the guard.
     let closed = tokio::select! {

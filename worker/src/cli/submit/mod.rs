@@ -2,12 +2,14 @@
 
 mod batch;
 mod done;
+mod follow;
 mod lines;
 mod results;
 mod tally;
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use clap::Args;
 use hearth_schemas::{
     job::{is_name, probe},
@@ -16,9 +18,11 @@ use hearth_schemas::{
 use hearth_worker::amqp::client::JobClient;
 use ulid::Ulid;
 
+use self::follow::until_result;
 use super::{
     broker::{Broker, away},
     exit::{Exit, Failure},
+    follow::{Form, Printer, asking},
     interrupt::Interrupted,
     output,
 };
@@ -32,6 +36,7 @@ use crate::config::Config;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     hearth submit job.json --wait\n  \
+    hearth submit job.json --follow                   and see what it prints while it runs\n  \
     hearth submit --batch jobs.jsonl --out results.jsonl\n  \
     hearth submit --batch jobs.jsonl --out results.jsonl --resume     after it was interrupted\n  \
     generate | hearth submit --batch - | jq -r .status")]
@@ -42,6 +47,12 @@ pub struct Arguments {
     /// Wait for the result, and print it
     #[arg(long, conflicts_with = "batch")]
     wait: bool,
+    /// As --wait, and print output and what happens as it comes: on stderr, or with --json each event on a line of stdout
+    #[arg(long, conflicts_with = "batch")]
+    follow: bool,
+    /// Events as lines of JSON
+    #[arg(long, requires = "follow")]
+    json: bool,
     /// Jobs, one per line, or `-` for standard input; each needs an id of its own or gets one from what it says and its line
     #[arg(long, value_name = "FILE", conflicts_with = "job")]
     batch: Option<PathBuf>,
@@ -65,26 +76,42 @@ pub struct Arguments {
 pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
     match (&arguments.batch, &arguments.job) {
         (Some(batch), _) => super::block_on(batch::run(config, arguments, batch)),
-        (None, Some(job)) => super::block_on(one(arguments, job)),
+        (None, Some(job)) => super::block_on(one(config, arguments, job)),
         (None, None) => Err(Failure::new(Exit::Usage, "neither a job nor --batch is given")),
     }
 }
 
-async fn one(arguments: &Arguments, job: &Path) -> Result<Exit, Failure> {
+async fn one(config: &Config, arguments: &Arguments, job: &Path) -> Result<Exit, Failure> {
     let mut interrupted = Interrupted::listen()?;
-    let body = read(job)?;
+    let body = Bytes::from(read(job)?);
+    let body = if arguments.follow { asking(body) } else { body };
     let id = probe(&body).id.filter(|id| is_name(id)).unwrap_or_else(|| Ulid::generate().to_string());
     let client = JobClient::connect(&arguments.broker.endpoint()?, &arguments.broker.names()?).await;
-    let (sender, mut replies) = client.map_err(|error| failure(&error))?.split();
-    if !arguments.wait {
+    let client = client.map_err(|error| failure(&error))?;
+    let events = match arguments.follow {
+        // Before there is anything to follow.
+        true => Some(client.follow(&id).await.map_err(|error| failure(&error))?),
+        false => None,
+    };
+    let (sender, mut replies) = client.split();
+    if !arguments.wait && !arguments.follow {
         // Nobody reads the queue that goes with this connection.
         sender.send_without_reply(&id, &body).await.map_err(|error| failure(&error))?;
         output::line(&id)?;
         return Ok(Exit::Accepted);
     }
     sender.send(&id, &body).await.map_err(|error| failure(&error))?;
+    let reply = async {
+        match events {
+            Some(mut events) => {
+                let form = if arguments.json { Form::Json } else { Form::Text { quiet: config.quiet } };
+                until_result(&mut Printer::new(form), &mut events, &mut replies).await
+            }
+            None => replies.next().await,
+        }
+    };
     let reply = tokio::select! {
-        reply = replies.next() => reply.map_err(|error| failure(&error))?,
+        reply = reply => reply.map_err(|error| failure(&error))?,
         failure = interrupted.wait() => return Err(failure),
     };
     let result: JobResult =

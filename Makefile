@@ -39,7 +39,7 @@ test: ## everything that CI runs, real VMs included
 	@deploy/check.sh deps fmt clippy deny agent build tests firecracker
 
 test-full: ## as test, with the tests that take long
-	@HEARTH_TEST_FULL=1 deploy/check.sh deps fmt clippy deny agent build tests firecracker
+	@HEARTH_TEST_FULL=1 deploy/check.sh deps fmt clippy deny agent build tests rabbitmq4 firecracker
 
 test-firecracker: deps ## real Firecracker VMs (FIRECRACKER=/path), emulated where KVM boots none
 	@tests/rig/test-firecracker.sh

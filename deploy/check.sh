@@ -18,6 +18,18 @@ build() {
 }
 # Here a real VM that cannot be had is a failure, not a skipped test.
 tests() { HEARTH_REQUIRE_REAL=1 cargo test --workspace --all-features --no-fail-fast; }
+# The tests of the broker once more, against RabbitMQ 4 in a directory of its own.
+rabbitmq4() {
+  if [ "$(id -u)" != 0 ]; then
+    skipped='RabbitMQ 4: making a directory for it takes root'
+    printf '\nSKIPPED %s\n' "$skipped" >&2
+    return
+  fi
+  local dir=${HEARTH_TEST_RABBITMQ:-/var/tmp/hearth-rabbitmq4} each tests=()
+  tests/rig/rabbitmq4.sh "$dir" || return 1
+  for each in worker/tests/amqp_*.rs; do tests+=(--test "$(basename "$each" .rs)"); done
+  HEARTH_TEST_RABBITMQ=$dir cargo test --package hearth-worker --all-features --no-fail-fast "${tests[@]}"
+}
 firecracker() {
   if [ -z "${FIRECRACKER:-}" ] && ! command -v firecracker >/dev/null; then
     skipped='real Firecracker: FIRECRACKER names none, and there is none on the PATH'

@@ -31,6 +31,7 @@ want depmod kmod
 want unshare util-linux
 if [ "${1:-}" = test ]; then # the tests start servers of their own on free ports
   want redis-server redis-server
+  [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || { say 'RabbitMQ is missing (package rabbitmq-server)'; packages+=(rabbitmq-server); }
   want node nodejs
   want npm npm
 fi
@@ -53,8 +54,29 @@ apt_install() { # arguments of `apt-get install`
   [ "$(id -u)" = 0 ] || die "not root: cannot install $*"
   apt_update
   say "installing $*"
+  hold_services
   apt_get install -y --no-install-recommends "$@"
+  release_services "$@"
 }
+
+# Packages bring services along; nothing that is installed here starts one, now or at the next boot.
+readonly POLICY=/usr/sbin/policy-rc.d
+hold_services() {
+  [ ! -e "$POLICY" ] || return 0
+  printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+  chmod +x "$POLICY"
+  held_services=1
+}
+release_services() { # packages
+  [ -n "${held_services:-}" ] || return 0
+  rm -f "$POLICY"
+  held_services=
+  local package
+  for package in "$@"; do
+    case $package in redis-server | rabbitmq-server) systemctl disable "$package" >/dev/null 2>&1 || true ;; esac
+  done
+}
+trap 'release_services' EXIT
 
 # Where apt's own sources name a suite: `FILE:N`, the Nth line of a .list or the Nth stanza of a .sources file.
 sources_entry() { # suite

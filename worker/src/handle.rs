@@ -15,13 +15,15 @@ use tokio::time::Instant;
 
 use crate::{
     admit::Job,
+    amqp::spool::Spool,
     attempt::{Attempted, attempt},
     begin::begin,
     crash::crash_point,
+    decide::{Decided, decide},
     dispose::{Decision, dispose, exhausted},
     finish,
     intake::Intake,
-    ledger::{Begun, Commit, JobKey, Ledger, LedgerError, Token, unix_ms},
+    ledger::{Begun, JobKey, Ledger, LedgerError, Token, unix_ms},
     live::{self, Feed, Outlet},
     meters,
     route::{self, registration},
@@ -33,9 +35,6 @@ use crate::{
 /// Pauses between tries to publish; after the last the delivery comes again, and the result is in the ledger.
 const PUBLISH_PAUSES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
-/// Pauses between tries to commit: the same token again is fine when only the answer was lost.
-const COMMIT_PAUSES: [Duration; 3] =
-    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(500)];
 /// How long a delivery waits when the ledger cannot be reached.
 const LEDGER_PAUSE: Duration = Duration::from_secs(1);
 
@@ -54,6 +53,7 @@ pub struct Service<L, S> {
     worker: String,
     intake: RwLock<Arc<Intake>>,
     outlet: Option<Outlet>,
+    spool: Option<Arc<Spool>>,
 }
 
 impl<L, S> Service<L, S> {
@@ -69,7 +69,17 @@ impl<L, S> Service<L, S> {
             worker,
             intake,
             outlet: None,
+            spool: None,
         }
+    }
+
+    /// The same, with a place on disk for results that are not committed yet, while the ledger is away.
+    pub fn with_spool(self, spool: Arc<Spool>) -> Self {
+        Self { spool: Some(spool), ..self }
+    }
+
+    pub(crate) fn spool(&self) -> Option<Arc<Spool>> {
+        self.spool.clone()
     }
 
     /// The same, with somewhere for live events to go. Without it there are none.
@@ -209,22 +219,19 @@ async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
     feed: &Feed,
 ) -> Handled {
     let (body, started) = (finish::encode(&result), Instant::now());
-    let mut pauses = COMMIT_PAUSES.into_iter();
-    loop {
-        match (service.ledger.commit(token, body.clone()).await, pauses.next()) {
-            (Ok(Commit::Committed), _) => break,
-            // The next begin finds who has the job, or its result, or nothing.
-            (Ok(Commit::Lost), _) => return retry(receipt, LEDGER_PAUSE).await,
-            (Err(_), Some(pause)) => tokio::time::sleep(pause).await,
-            (Err(error), None) => return ledger_away(receipt, &error).await,
-        }
+    let publication = publication(job, body, properties);
+    match decide(service, token, &publication).await {
+        Decided::Committed => {}
+        // The next begin finds who has the job, or its result, or nothing.
+        Decided::Lost => return retry(receipt, LEDGER_PAUSE).await,
+        Decided::Away(error) => return ledger_away(receipt, &error).await,
     }
     meters::ended(&result);
     meters::step_took("commit", started.elapsed());
     service.rooms.ended(&token.key.tenant);
     feed.finished(&result);
     crash_point!("committed");
-    deliver(service, job, body, properties, receipt).await
+    publish_committed(service, job, publication, receipt).await
 }
 
 /// Publishes a committed result, marks it, settles the receipt.
@@ -235,8 +242,19 @@ async fn deliver<L: Ledger, S: ResultSink, R: Receipt>(
     properties: Properties,
     receipt: R,
 ) -> Handled {
-    let publication =
-        Publication { body, tenant: job.key.tenant.clone(), id: job.key.id.clone(), properties };
+    publish_committed(service, job, publication(job, body, properties), receipt).await
+}
+
+fn publication(job: &Job, body: Bytes, properties: Properties) -> Publication {
+    Publication { body, tenant: job.key.tenant.clone(), id: job.key.id.clone(), properties }
+}
+
+async fn publish_committed<L: Ledger, S: ResultSink, R: Receipt>(
+    service: &Service<L, S>,
+    job: &Job,
+    publication: Publication,
+    receipt: R,
+) -> Handled {
     let started = Instant::now();
     if !publish(service, &publication).await {
         return retry(receipt, LEDGER_PAUSE).await;

@@ -7,6 +7,7 @@ mod attempt;
 mod begin;
 pub mod compare;
 mod crash;
+pub mod decide;
 pub mod dispose;
 pub mod embedded;
 mod execute;

@@ -1,11 +1,11 @@
 //! Ends jobs that nobody runs: overdue ones, cancelled ones, and results that were decided and not published.
 //!
-//! Every worker does this. The ledger lets one of them seize a job; the others find nothing to do.
+//! One worker at a time does this, under a lease of the ledger; another one follows when it is over. Where two do for a
+//! moment, the ledger lets one of them seize a job.
 
 use std::time::Duration;
 
 use hearth_schemas::result::Status;
-use tokio::time::MissedTickBehavior;
 
 use crate::{
     attempt::chain,
@@ -20,6 +20,12 @@ use crate::{
 
 /// How often the ledger is asked what is overdue.
 const EVERY: Duration = Duration::from_secs(1);
+/// For how long a worker leads that is not heard of any more. With [`EVERY`] and the time in which a heartbeat lapses,
+/// which goes on meanwhile, jobs are ended within 5 s.
+const LEADS_FOR: Duration = Duration::from_millis(2500);
+
+const _: () = assert!(LEADS_FOR.as_millis() >= 2 * EVERY.as_millis());
+const _: () = assert!(LEADS_FOR.as_millis() + EVERY.as_millis() + 500 <= 4000);
 /// How much is ended at once.
 const BATCH: usize = 64;
 /// How long whoever committed a result may take to publish it before others do.
@@ -27,13 +33,21 @@ const PUBLISH_GRACE: Duration = Duration::from_secs(4);
 
 /// Ends what is overdue, for ever. Cancel safe: what was seized and not ended is seized again when its heartbeat lapses.
 pub async fn reap<L: Ledger, S: ResultSink>(service: &Service<L, S>) {
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        if let Err(error) = reap_once(service).await {
-            tracing::debug!(%error, "nothing is reaped");
-        }
+        let pause = match service.ledger.lead(service.worker(), LEADS_FOR).await {
+            Ok(Some(another_leads_for)) => another_leads_for,
+            Ok(None) => {
+                if let Err(error) = reap_once(service).await {
+                    tracing::debug!(%error, "nothing is reaped");
+                }
+                EVERY
+            }
+            Err(error) => {
+                tracing::debug!(%error, "nothing is reaped");
+                EVERY
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

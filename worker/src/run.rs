@@ -24,9 +24,10 @@ use crate::{
         reply::ReplyRule,
         sink::AmqpSink,
         source::{AmqpSource, SourceConfig},
-        spool::SpoolError,
+        spool::{Spool, SpoolError},
     },
     attempt::chain,
+    decide::recover,
     handle::Service,
     intake::Intake,
     ledger::{JobKey, Ledger},
@@ -114,11 +115,12 @@ pub async fn run<L: Ledger>(
 ) -> Result<Stopped, RunError> {
     let publisher =
         Publisher::new(settings.broker.endpoint.clone(), &format!("hearth {} results", parts.name));
-    let sink = sink_of(&settings, &publisher)?;
+    let rule = ReplyRule::new(settings.broker.names.clone(), settings.broker.reply_to.clone());
+    let sink = AmqpSink::new(publisher.clone(), settings.broker.names.clone(), rule);
     let intake = intake_of(&settings, &parts.name, &parts.offers, &parts.object_spool)?;
     let events =
         AmqpEvents::new(settings.broker.endpoint.clone(), &parts.name, settings.broker.names.clone());
-    let service = Service::new(parts.ledger, sink, parts.pool, intake).with_outlet(events.outlet());
+    let service = service_of(&settings, parts.ledger, sink, parts.pool, intake)?.with_outlet(events.outlet());
     let service = Arc::new(service);
     let config = source_config(&settings, &parts.offers, parts.slots);
     let (source, source_task) = AmqpSource::start(config, service.clone(), publisher.clone());
@@ -182,6 +184,20 @@ pub async fn run<L: Ledger>(
     }
 }
 
+/// The service, with its places on disk: for results that the broker has not taken, and that the ledger has not decided.
+fn service_of<L: Ledger>(
+    settings: &Settings,
+    ledger: L,
+    sink: AmqpSink,
+    pool: Pool,
+    intake: Intake,
+) -> Result<Service<L, AmqpSink>, SpoolError> {
+    let Some(directory) = &settings.spool else { return Ok(Service::new(ledger, sink, pool, intake)) };
+    let sink = sink.with_spool(directory, settings.spool_max_bytes)?;
+    let undecided = Spool::open(&directory.join("undecided"), settings.spool_max_bytes)?;
+    Ok(Service::new(ledger, sink, pool, intake).with_spool(Arc::new(undecided)))
+}
+
 fn intake_of(
     settings: &Settings,
     name: &str,
@@ -192,6 +208,7 @@ fn intake_of(
         job_wall_max_ms: u64::try_from(settings.job_wall_max.as_millis()).unwrap_or(u64::MAX),
         deadline_ms: settings.deadline_ms,
         objects: settings.objects.terms(),
+        limits: settings.limits,
         ..Terms::new(offers.clone())
     };
     let rule = ReplyRule::new(settings.broker.names.clone(), settings.broker.reply_to.clone());
@@ -205,15 +222,6 @@ fn intake_of(
         reply: Some(rule),
         objects: Objects::open(&settings.objects, object_spool.to_owned())?,
     })
-}
-
-fn sink_of(settings: &Settings, publisher: &Publisher) -> Result<AmqpSink, SpoolError> {
-    let rule = ReplyRule::new(settings.broker.names.clone(), settings.broker.reply_to.clone());
-    let sink = AmqpSink::new(publisher.clone(), settings.broker.names.clone(), rule);
-    match &settings.spool {
-        Some(directory) => sink.with_spool(directory, settings.spool_max_bytes),
-        None => Ok(sink),
-    }
 }
 
 fn source_config(settings: &Settings, offers: &BTreeMap<String, Offer>, slots: u16) -> SourceConfig {
@@ -248,10 +256,11 @@ async fn watch_over<L: Ledger>(service: Arc<Service<L, AmqpSink>>) {
         loop {
             ticks.tick().await;
             meters::JOBS_INFLIGHT.set(&[], service.running.count() as f64);
-            meters::RESULTS_SPOOLED.set(&[], service.sink.spooled() as f64);
+            let undecided = service.spool().and_then(|spool| spool.entries().ok()).map_or(0, |all| all.len());
+            meters::RESULTS_SPOOLED.set(&[], (service.sink.spooled() + undecided) as f64);
         }
     };
-    tokio::join!(reap(&service), service.sink.publish_spooled(published), async {
+    tokio::join!(recover(&service), reap(&service), service.sink.publish_spooled(published), async {
         measure.await;
     });
 }

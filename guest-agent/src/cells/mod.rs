@@ -123,7 +123,6 @@ fn watched(line: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 impl Cell {
     async fn make(agent: &Agent, jail: &Jail) -> Result<Self, CellError> {
         let copy = agent.copies().make()?;
-        copy.age()?;
         let user = agent.ids_of(hearth_schemas::guest::messages::User::Job);
         let user = user.ok_or(CellError::Step(0, Errno::PERM))?;
         let flags = SocketFlags::CLOEXEC;

@@ -12,7 +12,6 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime},
 };
 
 use hearth_schemas::guest::{GIVEN_DIR, messages::FaultKind};
@@ -35,8 +34,6 @@ const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(Moun
 
 /// Within a copy: what takes all that is written.
 const UPPER: &str = "upper";
-/// After 1970: as good as any time that is not now.
-const LONG_AGO: Duration = Duration::from_secs(1);
 /// Within a copy: the files that only it shows.
 const GIVEN: &str = "given";
 /// `GIVEN_DIR`, for a system call.
@@ -170,17 +167,10 @@ impl Copy {
         mount_remount(GIVEN_PATH, MountFlags::BIND | GIVEN_FLAGS, c"").map_err(|errno| (5, errno))
     }
 
-    /// Makes it look as if it was changed long ago, so that any change shows.
-    pub(crate) fn age(&self) -> io::Result<()> {
-        let long_ago = SystemTime::UNIX_EPOCH + LONG_AGO;
-        let times = fs::FileTimes::new().set_accessed(long_ago).set_modified(long_ago);
-        fs::File::open(self.directory.join(UPPER))?.set_times(times)
-    }
-
-    /// Whether nothing was ever changed in it. Whatever changes comes up into this directory, which no job can reach.
+    /// Whether nothing was ever changed in it. Whatever changes comes up into this directory, which no job can reach; its
+    /// times say nothing, since the kernel sets them back.
     pub(crate) fn untouched(&self) -> bool {
-        let changed = fs::metadata(self.directory.join(UPPER)).and_then(|upper| upper.modified());
-        changed.is_ok_and(|changed| changed == SystemTime::UNIX_EPOCH + LONG_AGO)
+        fs::read_dir(self.directory.join(UPPER)).is_ok_and(|mut entries| entries.next().is_none())
     }
 
     /// Puts a file, as it comes, where only this copy shows it. The job may read it and no more.

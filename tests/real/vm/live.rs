@@ -238,6 +238,7 @@ async fn whoever_comes_without_the_nonce_is_dropped_and_the_guest_is_let_in() {
         // Later nobody listens, and the nonce opens nothing.
         assert!(claim.live().await.is_err(), "once in a claim");
         let command = hearth_pool::session::Command {
+            fresh: false,
             argv: vec!["/bin/echo".into(), "copied".into()],
             env: Default::default(),
             cwd: String::new(),

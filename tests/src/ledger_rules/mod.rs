@@ -104,6 +104,7 @@ macro_rules! ledger_rules {
             a_resubmission_of_what_has_a_result_is_never_overdue
             an_overdue_job_that_runs_is_left_to_its_owner_for_a_while
             a_cancelled_job_that_nobody_runs_can_be_ended_at_once
+            one_at_a_time_looks_after_jobs_and_another_follows_within_its_lease
             committed_results_are_listed_until_they_are_published
         }
     };

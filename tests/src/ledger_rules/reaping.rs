@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use hearth_worker::ledger::{Beat, Begun, Commit, DEADLINE_GRACE, Ledger, Registered, Seized, Seizure};
 
+use tokio::time::Instant;
+
 use super::{Backing, TAKEN_OVER_WITHIN, begin, due_in, failed, job};
-use crate::wait::until_some;
+use crate::wait::{until, until_some};
 
 async fn seize(ledger: &impl Ledger, id: &str) -> Option<Seizure> {
     match ledger.seize(&job("t", id), "reaper").await.unwrap() {
@@ -123,4 +125,20 @@ pub async fn committed_results_are_listed_until_they_are_published<B: Backing>(b
         one.begin(&job("t", "a"), "digest", "w").await.unwrap(),
         Begun::Done { result: "result a".into(), told: "r".into() }
     );
+}
+
+/// Whoever leads goes on as long as it asks; another one follows when its lease is over.
+pub async fn one_at_a_time_looks_after_jobs_and_another_follows_within_its_lease<B: Backing>(backing: B) {
+    let [one, two] = backing.ledgers();
+    let period = Duration::from_secs(1);
+    assert_eq!(one.lead("w", period).await.unwrap(), None);
+    for _ in 0..3 {
+        assert_eq!(one.lead("w", period).await.unwrap(), None);
+        let left = two.lead("x", period).await.unwrap().expect("w leads");
+        assert!(left <= period, "{left:?}");
+    }
+    let last_sign = Instant::now();
+    until(TAKEN_OVER_WITHIN, "x follows", async || two.lead("x", period).await.unwrap().is_none()).await;
+    assert!(last_sign.elapsed() >= period * 9 / 10);
+    assert!(one.lead("w", period).await.unwrap().is_some(), "w is back, and x leads");
 }

@@ -5,6 +5,7 @@ pub mod control;
 pub mod dead;
 pub mod declare;
 pub mod events;
+pub mod first_start;
 pub mod headers;
 pub mod link;
 pub mod names;

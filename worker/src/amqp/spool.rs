@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::seams::{Properties, Publication};
+use crate::{
+    ledger::{JobKey, Token},
+    seams::{Properties, Publication},
+};
 
 /// Bytes of all files together, unless configured otherwise.
 pub const SPOOL_MAX_BYTES: u64 = 256 * 1024 * 1024;
@@ -58,6 +61,16 @@ struct Head {
     id: String,
     reply_to: Option<String>,
     correlation_id: Option<String>,
+    /// What the result is committed with, when it is not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<HeadToken>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeadToken {
+    number: u64,
+    digest: String,
+    owner: String,
 }
 
 /// The name of a spooled publication; names sort by age.
@@ -88,19 +101,41 @@ impl Spool {
     /// # Errors
     /// No room, or the disk failed.
     pub fn put(&self, publication: &Publication) -> Result<(), SpoolError> {
+        let name = format!("{}-{}", publication.tenant, publication.id);
+        self.put_with(publication, None, &name).map(drop)
+    }
+
+    /// Puts a result aside that is not committed yet.
+    ///
+    /// # Errors
+    /// No room, or the disk failed.
+    pub fn put_undecided(&self, publication: &Publication, token: &Token) -> Result<Entry, SpoolError> {
+        let Token { number, digest, owner, .. } = token.clone();
+        let name = format!("{}-{}-{number}", publication.tenant, publication.id);
+        self.put_with(publication, Some(HeadToken { number, digest, owner }), &name)
+    }
+
+    fn put_with(
+        &self,
+        publication: &Publication,
+        token: Option<HeadToken>,
+        name: &str,
+    ) -> Result<Entry, SpoolError> {
         let head = Head {
             tenant: publication.tenant.clone(),
             id: publication.id.clone(),
             reply_to: publication.properties.reply_to.clone(),
             correlation_id: publication.properties.correlation_id.clone(),
+            token,
         };
         let mut content = serde_json::to_vec(&head).unwrap_or_default();
         content.push(b'\n');
         content.extend_from_slice(&publication.body);
         let size = content.len() as u64;
-        let suffix = format!("-{}-{}.result", publication.tenant, publication.id);
-        if self.entries()?.iter().any(|entry| entry.0.get(20..) == Some(suffix.as_str())) {
-            return Ok(());
+        let suffix = format!("-{name}.result");
+        let same = |entry: &Entry| entry.0.get(20..) == Some(suffix.as_str());
+        if let Some(entry) = self.entries()?.into_iter().find(same) {
+            return Ok(entry);
         }
         let name = {
             let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,10 +149,13 @@ impl Spool {
         let path = self.directory.join(&name);
         let partial = path.with_extension("partial");
         let written = fs::write(&partial, &content).and_then(|()| fs::rename(&partial, &path));
-        written.map_err(|source| {
-            self.freed(size);
-            SpoolError::Disk { path, source }
-        })
+        match written {
+            Ok(()) => Ok(Entry(name)),
+            Err(source) => {
+                self.freed(size);
+                Err(SpoolError::Disk { path, source })
+            }
+        }
     }
 
     /// What is there, the oldest first.
@@ -142,6 +180,21 @@ impl Spool {
     /// # Errors
     /// The disk failed.
     pub fn read(&self, entry: &Entry) -> Result<Option<Publication>, SpoolError> {
+        Ok(self.read_with(entry)?.map(|(publication, _)| publication))
+    }
+
+    /// Reads one that was put aside undecided. `None` when it is none.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn read_undecided(&self, entry: &Entry) -> Result<Option<(Publication, Token)>, SpoolError> {
+        let Some((publication, Some(head))) = self.read_with(entry)? else { return Ok(None) };
+        let key = JobKey { tenant: publication.tenant.clone(), id: publication.id.clone() };
+        let HeadToken { number, digest, owner } = head;
+        Ok(Some((publication, Token { key, number, digest, owner })))
+    }
+
+    fn read_with(&self, entry: &Entry) -> Result<Option<(Publication, Option<HeadToken>)>, SpoolError> {
         let path = self.directory.join(&entry.0);
         let content = Bytes::from(fs::read(&path).map_err(|source| SpoolError::Disk { path, source })?);
         let Some(end) = content.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
@@ -153,7 +206,9 @@ impl Spool {
             correlation_id: head.correlation_id,
             ..Properties::default()
         };
-        Ok(Some(Publication { body: content.slice(end + 1..), tenant: head.tenant, id: head.id, properties }))
+        let body = content.slice(end + 1..);
+        let publication = Publication { body, tenant: head.tenant, id: head.id, properties };
+        Ok(Some((publication, head.token)))
     }
 
     /// Forgets one, once it is published.
@@ -203,6 +258,23 @@ mod tests {
             spool.remove(entry).unwrap();
         }
         assert!(spool.entries().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_undecided_keeps_its_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::open(directory.path(), 1000).unwrap();
+        let key = JobKey { tenant: "t".into(), id: "a".into() };
+        let token = |number| Token { key: key.clone(), number, digest: "d".into(), owner: "w".into() };
+        let first = spool.put_undecided(&publication("a", 10), &token(7)).unwrap();
+        assert_eq!(spool.put_undecided(&publication("a", 10), &token(7)).unwrap(), first, "kept once");
+        let second = spool.put_undecided(&publication("a", 10), &token(8)).unwrap();
+        let spool = Spool::open(directory.path(), 1000).unwrap();
+        assert_eq!(spool.entries().unwrap(), [first.clone(), second]);
+        assert_eq!(spool.read_undecided(&first).unwrap(), Some((publication("a", 10), token(7))));
+        spool.put(&publication("b", 10)).unwrap();
+        let decided = spool.entries().unwrap().pop().unwrap();
+        assert_eq!(spool.read_undecided(&decided).unwrap(), None);
     }
 
     #[test]

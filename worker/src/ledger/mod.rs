@@ -285,6 +285,16 @@ pub trait Ledger: Send + Sync + 'static {
         at_most: usize,
     ) -> impl Future<Output = Result<Vec<Unpublished>, LedgerError>> + Send;
 
+    /// Makes `owner` the one that looks after jobs that nobody runs, for so long; or says for how long another one does.
+    /// For a while there may be two: what they do is decided for each job.
+    fn lead(
+        &self,
+        _owner: &str,
+        _period: Duration,
+    ) -> impl Future<Output = Result<Option<Duration>, LedgerError>> + Send {
+        async { Ok(None) }
+    }
+
     /// How many of a tenant's jobs are held by owners that live.
     fn running(&self, tenant: &str) -> impl Future<Output = Result<u32, LedgerError>> + Send;
 }

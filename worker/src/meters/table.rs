@@ -65,7 +65,7 @@ metrics! {
     LIVE_DROPPED: Counter "hearth_live_dropped_bytes_total" [Bytes] {}
         "Output that live events left out, since whoever watches was too slow";
     RESULTS_SPOOLED: Gauge "hearth_results_spooled" [Count] {}
-        "Results that wait on disk for the broker";
+        "Results that wait on disk, for the broker or the ledger";
     FALLEN: Counter "hearth_fallen_total" [Count] {}
         "Messages that the broker had given up on";
     RECONNECTS: Counter "hearth_amqp_reconnects_total" [Count] {}

@@ -1,6 +1,7 @@
 //! What a worker is told by its file, and by the environment instead of the file. Everything that is wrong is said at
 //! once.
 
+mod limits;
 mod objects;
 mod pool;
 mod prewarm;
@@ -20,7 +21,7 @@ use toml::{Table, Value};
 use self::read::{Mistakes, Section};
 pub use self::{pool::PoolSettings, prewarm::Prewarm, read::Overrides};
 use crate::{
-    admit::{Bound, Terms},
+    admit::{Bound, LimitTerms, Terms},
     amqp::{
         link::Endpoint,
         names::{Names, PREFIX, SHARDS},
@@ -56,6 +57,8 @@ pub struct Settings {
     pub quotas: Quotas,
     /// Wall time of all stages of a job together, at most.
     pub job_wall_max: Duration,
+    /// Defaults and bounds of what jobs may use.
+    pub limits: LimitTerms,
     /// How long jobs may take all in all.
     pub deadline_ms: Bound,
     /// Where the pages for operators are.
@@ -148,6 +151,7 @@ impl Settings {
         let max = jobs.number("deadline_max_ms", (1, 30 * day_ms), terms.deadline_ms.max, mistakes);
         let default =
             jobs.number("deadline_default_ms", (1, max), terms.deadline_ms.default.min(max), mistakes);
+        let limits = jobs.field("limits", mistakes, limits::limits).unwrap_or_default();
         jobs.end(mistakes);
         let objects = objects::objects(Section::take(whole, "objects", overrides, mistakes), mistakes);
         let mut worker = Section::take(whole, "worker", overrides, mistakes);
@@ -180,6 +184,7 @@ impl Settings {
             trusts_unnamed: tenants.trusts_unnamed,
             quotas: tenants.quotas,
             job_wall_max,
+            limits,
             deadline_ms: Bound { default, max },
             admin,
             grace,

@@ -25,6 +25,7 @@ use hearth_worker::{
         reply::ReplyRule,
         sink::AmqpSink,
         source::{AmqpSource, SourceConfig, SourceHealth, WEIGHTS},
+        spool::Spool,
     },
     handle::Service,
     intake::Intake,
@@ -56,6 +57,16 @@ pub struct Setup {
     pub tenants: BTreeMap<String, String>,
     /// Who may name any tenant; everybody, unless said.
     pub trusted: Option<Vec<String>>,
+    /// Where results wait while the ledger is away.
+    pub spool: Option<Arc<Spool>>,
+    /// How the VMs of workers behave that are yet to be started.
+    pub knobs: fn() -> Knobs,
+}
+
+/// VMs that are there soon.
+pub fn quick() -> Knobs {
+    let (restore_takes, dial_takes) = (Duration::from_millis(20), Duration::from_millis(5));
+    Knobs { restore_takes, dial_takes, ..Knobs::default() }
 }
 
 impl Setup {
@@ -64,7 +75,19 @@ impl Setup {
         let quotas = Quotas::default();
         let tenants = BTreeMap::from([("guest".to_owned(), "guests".to_owned())]);
         let (endpoint, names) = (endpoint.clone(), names.clone());
-        Self { endpoint, names, ledger, log, slots: 2, quotas, shards: 2, tenants, trusted: None }
+        Self {
+            endpoint,
+            names,
+            ledger,
+            log,
+            slots: 2,
+            quotas,
+            shards: 2,
+            tenants,
+            trusted: None,
+            spool: None,
+            knobs: quick,
+        }
     }
 
     /// A pool of fake VMs. Jobs whose input is `<n>ms` take so long.
@@ -77,9 +100,7 @@ impl Setup {
             Ran { takes: takes.unwrap_or_default(), ..Ran::prints(input) }
         });
         let runtimes = vec![RuntimeSlots { name: "python".into(), slots: self.slots, warm_up: None }];
-        let (restore_takes, dial_takes) = (Duration::from_millis(20), Duration::from_millis(5));
-        let knobs = Knobs { restore_takes, dial_takes, ..Knobs::default() };
-        let hypervisor = FakeHypervisor::new(knobs, script);
+        let hypervisor = FakeHypervisor::new((self.knobs)(), script);
         let mut config = Config::new(runtimes);
         config.observer = Some(hearth_worker::meters::observer());
         Pool::spawn(config, hypervisor, MemoryLeases::new(LeaseKnobs::default()))
@@ -111,8 +132,11 @@ impl Setup {
         let publisher = Publisher::new(self.endpoint.clone(), &format!("{name} results"));
         let sink = AmqpSink::new(publisher.clone(), self.names.clone(), rule);
         let events = AmqpEvents::new(self.endpoint.clone(), name, self.names.clone());
-        let service = Service::new(self.ledger.clone(), sink, pool, intake);
-        let service = Arc::new(service.with_outlet(events.outlet()));
+        let mut service = Service::new(self.ledger.clone(), sink, pool, intake).with_outlet(events.outlet());
+        if let Some(spool) = &self.spool {
+            service = service.with_spool(spool.clone());
+        }
+        let service = Arc::new(service);
         let config = SourceConfig {
             endpoint: self.endpoint.clone(),
             names: self.names.clone(),

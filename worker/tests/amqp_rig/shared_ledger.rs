@@ -79,6 +79,9 @@ impl Ledger for SharedLedger {
     ) -> Result<Vec<Unpublished>, LedgerError> {
         ask!(self.unpublished(older_than, at_most))
     }
+    async fn lead(&self, owner: &str, period: Duration) -> Result<Option<Duration>, LedgerError> {
+        ask!(self.lead(owner, period))
+    }
     async fn running(&self, tenant: &str) -> Result<u32, LedgerError> {
         ask!(self.running(tenant))
     }

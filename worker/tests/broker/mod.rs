@@ -5,7 +5,7 @@
 use std::{
     net::{TcpListener, TcpStream},
     os::unix::process::CommandExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, Weak,
@@ -50,14 +50,16 @@ pub fn vhost() -> Option<Arc<Vhost>> {
     if let Some(vhost) = shared.upgrade() {
         return Some(vhost);
     }
-    let vhost = if TcpStream::connect(HERE).is_ok() && ctl(&["status"]) {
+    let vhost = if other_release().is_none() && TcpStream::connect(HERE).is_ok() && ctl(&["status"]) {
         let name = format!("hearth-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         assert!(ctl(&["add_vhost", &name]), "rabbitmqctl add_vhost");
         assert!(ctl(&["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]));
         let url = format!("amqp://guest:guest@{HERE}/{name}");
         Arc::new(Vhost { name, _private: None, endpoint: Endpoint::new(&url).unwrap(), url })
     } else {
-        let private = Private::start()?;
+        // A patient one: jobs of most tests take their time.
+        let private = Private::start_with(1_800_000)?;
+        private.listens();
         let (endpoint, url) = (private.endpoint(), private.url());
         Arc::new(Vhost { name: "/".into(), _private: Some(Arc::new(private)), endpoint, url })
     };
@@ -71,6 +73,12 @@ impl Drop for Vhost {
             ctl(&["delete_vhost", &self.name]);
         }
     }
+}
+
+/// A directory with another release of RabbitMQ in it, which the tests shall be run against (`tests/rig/rabbitmq4.sh`).
+#[allow(clippy::disallowed_methods, reason = "the environment of a test run")]
+fn other_release() -> Option<PathBuf> {
+    std::env::var_os("HEARTH_TEST_RABBITMQ").map(PathBuf::from)
 }
 
 /// Whether tests that take long shall be run in full.
@@ -127,43 +135,72 @@ pub fn prefix() -> String {
     format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A broker of our own, killed when dropped, and after five minutes whatever happens.
+/// A broker of our own with its own node name, cookie, ports and port mapper; killed when dropped, and after ten minutes
+/// whatever happens.
 pub struct Private {
+    /// Where RabbitMQ is installed, when that is not this host.
+    root: Option<PathBuf>,
     directory: tempfile::TempDir,
-    ports: [u16; 2],
+    /// Of the broker, between nodes, and of the port mapper.
+    ports: [u16; 3],
     node: String,
+    mapper: Child,
     process: Mutex<Option<Child>>,
 }
 
 impl Private {
     /// Starts one. `None`, said aloud, where RabbitMQ is not installed.
     pub fn start() -> Option<Self> {
-        if !Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").exists() {
-            eprintln!("SKIPPED: no RabbitMQ is installed here");
+        Self::start_with(3000)
+    }
+
+    /// The same, with a consumer timeout in milliseconds.
+    fn start_with(consumer_timeout: u32) -> Option<Self> {
+        let root = other_release();
+        let server = root.as_deref().unwrap_or(Path::new("/")).join("usr/lib/rabbitmq/bin/rabbitmq-server");
+        if !server.exists() {
+            eprintln!("SKIPPED: no RabbitMQ is installed here: {}", server.display());
             return None;
         }
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = match &root {
+            Some(root) => tempfile::tempdir_in(root.join("tmp")).unwrap(),
+            None => tempfile::tempdir().unwrap(),
+        };
         let node =
             format!("hearth{}x{}@localhost", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let config = "loopback_users = none\nconsumer_timeout = 3000\ndisk_free_limit.absolute = 1MB\n";
+        let config = format!(
+            "loopback_users = none\nconsumer_timeout = {consumer_timeout}\ndisk_free_limit.absolute = 1MB\n"
+        );
         std::fs::write(directory.path().join("rabbitmq.conf"), config).unwrap();
         std::fs::write(directory.path().join("plugins"), "[].\n").unwrap();
         // How often consumer timeouts are looked for; otherwise once a minute.
         let advanced = "[{rabbit, [{channel_tick_interval, 1000}]}].\n";
         std::fs::write(directory.path().join("advanced.config"), advanced).unwrap();
-        let private = Self { directory, ports, node, process: Mutex::new(None) };
+        // The broker would start one that outlives it.
+        let port = ports[2].to_string();
+        let mut mapper = inside(root.as_deref(), "timeout");
+        mapper.args(["--signal=KILL", "600", "epmd", "-port", &port, "-address", "127.0.0.1"]);
+        let mapper = mapper.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
+        let private = Self { root, directory, ports, node, mapper, process: Mutex::new(None) };
         private.begin();
         Some(private)
     }
 
     fn command(&self, program: &str) -> Command {
-        let at = |name: &str| self.directory.path().join(name);
-        let mut command = Command::new(program);
+        let whole = self.directory.path();
+        // As it is seen in there.
+        let seen = match &self.root {
+            Some(root) => Path::new("/").join(whole.strip_prefix(root).unwrap()),
+            None => whole.to_owned(),
+        };
+        let at = |name: &str| seen.join(name);
+        let mut command = inside(self.root.as_deref(), program);
         command
-            .current_dir(self.directory.path())
-            .env("HOME", self.directory.path())
+            .current_dir(whole)
+            .env("HOME", &seen)
+            .env("ERL_EPMD_PORT", self.ports[2].to_string())
             .env("RABBITMQ_NODENAME", &self.node)
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODE_PORT", self.ports[0].to_string())
@@ -184,8 +221,21 @@ impl Private {
     /// Starts it again after [`Self::kill`], with its data.
     pub fn begin(&self) {
         let mut command = self.command("timeout");
-        command.args(["--signal=KILL", "300", "/usr/lib/rabbitmq/bin/rabbitmq-server"]).process_group(0);
+        command.args(["--signal=KILL", "600", "/usr/lib/rabbitmq/bin/rabbitmq-server"]).process_group(0);
         *self.process.lock().unwrap() = Some(command.spawn().unwrap());
+    }
+
+    /// Waits until it listens. Blocks.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a pause between two looks, with a deadline, where nothing can be awaited"
+    )]
+    fn listens(&self) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while TcpStream::connect(("127.0.0.1", self.ports[0])).is_err() {
+            assert!(Instant::now() < deadline, "the private broker does not start");
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// Waits until it answers.
@@ -201,9 +251,7 @@ impl Private {
     /// Kills it and everything that it has started.
     pub fn kill(&self) {
         if let Some(mut child) = self.process.lock().unwrap().take() {
-            let group = format!("-{}", child.id());
-            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
-            let _ = child.wait();
+            kill_group(&mut child);
         }
     }
 
@@ -230,6 +278,27 @@ impl Private {
 impl Drop for Private {
     fn drop(&mut self) {
         self.kill();
+        kill_group(&mut self.mapper);
+    }
+}
+
+fn kill_group(child: &mut Child) {
+    let group = format!("-{}", child.id());
+    let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+    let _ = child.wait();
+}
+
+/// A program of the host, or of a directory that has a system of its own.
+fn inside(root: Option<&Path>, program: &str) -> Command {
+    match root {
+        None => Command::new(program),
+        Some(root) => {
+            // It asks /proc how much memory there is. The mount is gone with the last process that sees it.
+            let script = "mount -t proc proc \"$0/proc\" && exec chroot \"$0\" \"$@\"";
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(root).arg(program);
+            command
+        }
     }
 }
 

@@ -59,6 +59,22 @@ impl Redis {
         RedisServer::new(RedisConfig::new(self.url())).unwrap()
     }
 
+    /// A field of a hash, as it is there.
+    pub async fn field(&self, key: &str, field: &str) -> Option<String> {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("HGET").arg(key).arg(field).query_async(&mut connection).await.unwrap()
+    }
+
+    /// How often scripts were called.
+    pub async fn scripts_called(&self) -> u64 {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+        let calls = info.split("cmdstat_evalsha:calls=").nth(1).and_then(|rest| rest.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
     /// A ledger in it, whose data nobody has used before.
     pub async fn ledger(&self) -> RedisLedger {
         self.server().trust_new_data().await.unwrap();

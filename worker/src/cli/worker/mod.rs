@@ -95,6 +95,7 @@ async fn work(config: &Config, arguments: &Arguments, settings: Settings) -> Res
     }
     let (pool, total) = warmth::pool(&settings, &snapshots)?;
     let services = Services::open(&settings)?;
+    services.first_start(&settings).await;
     let local = match services.leases()? {
         Some(leases) => Local::open_with(&host, pool, leases).await,
         None => Local::open(&host, pool).await,

@@ -8,6 +8,7 @@ use hearth_pool::{
     redis_server::{RedisConfig, RedisServer},
 };
 use hearth_worker::{
+    amqp::first_start::{FirstStart, first_start},
     ledger::{
         Beat, Begun, Cancel, Commit, FailedAttempt, JobKey, Ledger, LedgerError, MemoryLedger, RedisLedger,
         RedisLedgerConfig, Registered, Registration, Seized, Token, Unpublished,
@@ -43,6 +44,29 @@ impl Services {
 
     pub fn server(&self) -> Option<RedisServer> {
         self.server.clone()
+    }
+
+    /// Trusts data that is new, where nobody can hold anything that it does not know; else leases and jobs wait for a while.
+    pub async fn first_start(&self, settings: &Settings) {
+        let Some(server) = self.server() else { return };
+        let leases = RedisLeaseConfig::new("");
+        let broker = &settings.broker;
+        match first_start(&server, leases.ttl + leases.grace, &broker.endpoint, &broker.names).await {
+            Ok(FirstStart::Settled) => {}
+            Ok(FirstStart::Trusted) => {
+                tracing::info!("redis: the data is new and no worker is there; it is trusted from now on");
+            }
+            Ok(FirstStart::Waits { settles_in }) => {
+                tracing::warn!(
+                    ?settles_in,
+                    "redis: the data is new and other workers are there, who register again what they hold; nothing begins meanwhile"
+                );
+            }
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "it is not known whether new data of redis can be trusted; it waits"
+            ),
+        }
     }
 
     fn lease_config() -> Result<RedisLeaseConfig, Failure> {
@@ -149,6 +173,9 @@ impl Ledger for AnyLedger {
         at_most: usize,
     ) -> Result<Vec<Unpublished>, LedgerError> {
         ask!(self.unpublished(older_than, at_most))
+    }
+    async fn lead(&self, owner: &str, period: Duration) -> Result<Option<Duration>, LedgerError> {
+        ask!(self.lead(owner, period))
     }
     async fn running(&self, tenant: &str) -> Result<u32, LedgerError> {
         ask!(self.running(tenant))

@@ -34,6 +34,7 @@ pub struct MemoryLedger {
 struct State {
     jobs: HashMap<JobKey, Entry>,
     newest_token: u64,
+    lead: Option<(String, Instant)>,
     waiting: Waiting,
     /// When a tenant's beginnings are as if there had been none.
     paces: HashMap<String, Instant>,
@@ -293,6 +294,17 @@ impl Ledger for MemoryLedger {
         let mut found: Vec<_> = state.jobs.iter().filter_map(old).collect();
         found.sort_by_key(|(since, _)| *since);
         Ok(found.into_iter().map(|(_, unpublished)| unpublished).take(at_most).collect())
+    }
+
+    async fn lead(&self, owner: &str, period: Duration) -> Result<Option<Duration>, LedgerError> {
+        let (mut state, now) = (self.state(), Instant::now());
+        match &state.lead {
+            Some((leader, ends)) if leader != owner && *ends > now => Ok(Some(*ends - now)),
+            _ => {
+                state.lead = Some((owner.to_owned(), now + period));
+                Ok(None)
+            }
+        }
     }
 
     async fn running(&self, tenant: &str) -> Result<u32, LedgerError> {

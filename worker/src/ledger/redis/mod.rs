@@ -229,6 +229,13 @@ impl Ledger for RedisLedger {
         reply::unpublished(answer).ok_or_else(|| foreign("the set of unpublished results"))
     }
 
+    async fn lead(&self, owner: &str, period: Duration) -> Result<Option<Duration>, LedgerError> {
+        let mut question = self.0.server.question(&scripts::LEAD);
+        question.key(self.key("reaper")).arg(owner).arg(micros(period));
+        let left: u64 = self.ask(question).await?;
+        Ok((left > 0).then(|| Duration::from_micros(left)))
+    }
+
     async fn running(&self, tenant: &str) -> Result<u32, LedgerError> {
         let mut question = self.0.server.question(&scripts::RUNNING);
         question.key(self.running_key(tenant));

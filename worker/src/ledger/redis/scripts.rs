@@ -15,6 +15,7 @@ pub(super) static SEIZE: LazyLock<Script> = LazyLock::new(|| of_job(include_str!
 pub(super) static HEARTBEATS: LazyLock<Script> = LazyLock::new(|| script(include_str!("heartbeats.lua")));
 pub(super) static OVERDUE: LazyLock<Script> = LazyLock::new(|| script(include_str!("overdue.lua")));
 pub(super) static UNPUBLISHED: LazyLock<Script> = LazyLock::new(|| script(include_str!("unpublished.lua")));
+pub(super) static LEAD: LazyLock<Script> = LazyLock::new(|| script(include_str!("lead.lua")));
 pub(super) static RUNNING: LazyLock<Script> = LazyLock::new(|| script(include_str!("running.lua")));
 
 fn of_job(body: &str) -> Script {

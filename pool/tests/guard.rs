@@ -229,6 +229,31 @@ async fn the_exit_of_a_process_is_told_with_its_output_in_the_log() {
 }
 
 #[tokio::test]
+async fn a_process_that_never_stops_printing_fills_no_disk_and_keeps_nobody_waiting() {
+    const BOUND: u64 = 256 * 1024;
+    let run = tempfile::tempdir().unwrap();
+    let guard = start(run.path()).await;
+    let directory = open(&guard, run.path(), "bash-0", 3, 1).await.unwrap();
+    // It tells how much it has printed so far, which is soon more than a log holds.
+    let script =
+        "n=0; while :; do head -c 100000 /dev/zero | tr '\\0' x; n=$((n + 1)); echo $n > count; done";
+    guard.spawn("bash-0", ["sh", "-c", script].map(str::to_owned).to_vec(), "sh.log").await.unwrap();
+    let log = || fs::metadata(directory.join("sh.log")).unwrap().len();
+    let printed =
+        || fs::read_to_string(directory.join("count")).ok().and_then(|count| count.trim().parse().ok());
+    let much = async {
+        while printed().unwrap_or(0) < 30 {
+            assert!(log() <= BOUND, "{} bytes", log());
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), much).await.expect("it is never kept waiting");
+    assert!(log() > 0);
+    open(&guard, run.path(), "bash-1", 4, 1).await.expect("the guard serves");
+    timeout(GONE_WITHIN, guard.end("bash-0")).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_vm_keeps_its_cid_while_one_of_its_processes_lives() {
     let run = tempfile::tempdir().unwrap();
     let guard = start(run.path()).await;

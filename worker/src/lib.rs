@@ -29,4 +29,4 @@ pub mod settings;
 mod stop;
 mod tar;
 mod tenants;
-mod verdict;
+pub mod verdict;

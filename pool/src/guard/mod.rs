@@ -12,6 +12,7 @@
 mod cgroup;
 mod client;
 pub(crate) mod lock;
+pub(crate) mod log;
 pub(crate) mod owner;
 pub(crate) mod process;
 mod protocol;

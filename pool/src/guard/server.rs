@@ -81,6 +81,7 @@ impl Server {
     fn run(&mut self) -> Result<(), ServeError> {
         loop {
             let socket_ready = self.wait(true).map_err(ServeError::Poll)?;
+            self.take_logs();
             self.reap();
             if socket_ready && !self.read_calls()? {
                 return Ok(());
@@ -91,8 +92,11 @@ impl Server {
     /// Waits until the socket (if `socket`) or a process has something to say; whether the socket has.
     fn wait(&self, socket: bool) -> io::Result<bool> {
         let processes = self.vms.values().flat_map(|vm| &vm.processes);
-        let mut fds: Vec<PollFd<'_>> =
-            processes.map(|process| PollFd::new(&process.pidfd, PollFlags::IN)).collect();
+        let logs = self.vms.values().flat_map(|vm| &vm.logs);
+        let mut fds: Vec<PollFd<'_>> = processes
+            .map(|process| PollFd::new(&process.pidfd, PollFlags::IN))
+            .chain(logs.map(|log| PollFd::from_borrowed_fd(log.pipe(), PollFlags::IN)))
+            .collect();
         if socket {
             fds.push(PollFd::new(&self.socket, PollFlags::IN));
         }
@@ -164,6 +168,10 @@ impl Server {
         Ok(Done::Opened(directory))
     }
 
+    fn take_logs(&mut self) {
+        self.vms.values_mut().for_each(GuardedVm::take_logs);
+    }
+
     fn reap(&mut self) {
         let mut notices = Vec::new();
         for (name, vm) in &mut self.vms {
@@ -219,6 +227,7 @@ impl Server {
             vm.kill();
         }
         while self.vms.values().any(|vm| !vm.processes.is_empty()) && self.wait(false).is_ok() {
+            self.take_logs();
             for vm in self.vms.values_mut() {
                 vm.reap();
             }

@@ -2,7 +2,6 @@
 #![allow(unsafe_code, reason = "signal dispositions and code between fork and exec; see SAFETY below")]
 
 use std::{
-    fs::OpenOptions,
     io,
     os::{fd::OwnedFd, unix::process::CommandExt},
     path::Path,
@@ -15,15 +14,14 @@ use rustix::{
     process::{Signal, getpid, getppid, set_parent_process_death_signal},
 };
 
-/// Starts `argv` in `directory`, its output appended to the file `log` there.
+/// Starts `argv` in `directory`, with `output` as its stdout and stderr.
 ///
 /// The kernel kills it when the calling *thread* ends, so a guard spawns from its only one. `lock` stays open in it.
 /// Its environment is empty but for a plain `PATH`.
-pub fn spawn(argv: &[String], directory: &Path, log: &str, lock: OwnedFd) -> io::Result<Child> {
+pub fn spawn(argv: &[String], directory: &Path, output: OwnedFd, lock: OwnedFd) -> io::Result<Child> {
     let [program, arguments @ ..] = argv else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "empty argv"));
     };
-    let output = OpenOptions::new().create(true).append(true).open(directory.join(log))?;
     let guard = getpid();
     let mut command = Command::new(program);
     command

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{
     lock::CidLock,
+    log::Log,
     owner::{Owner, remove_directories},
     process::ProcessId,
     protocol::{OpenVm, Refusal},
@@ -50,6 +51,8 @@ pub struct GuardedVm {
     pub directory: PathBuf,
     /// Its children that have not been reaped.
     pub processes: Vec<Process>,
+    /// What they print, as long as one of them may.
+    pub logs: Vec<Log>,
     /// Calls that wait for its end.
     pub ending: Option<Vec<u64>>,
     owner: Owner,
@@ -75,7 +78,7 @@ impl GuardedVm {
         };
         let directory = vms_directory(&host.run_dir).join(&open.directory);
         make_directories(&directory, &owner).map_err(Refusal::Host)?;
-        Ok(Self { directory, processes: Vec::new(), ending: None, owner, lock })
+        Ok(Self { directory, processes: Vec::new(), logs: Vec::new(), ending: None, owner, lock })
     }
 
     /// Starts a process and records it.
@@ -88,7 +91,8 @@ impl GuardedVm {
     }
 
     fn try_spawn(&mut self, argv: &[String], log: &str) -> io::Result<u32> {
-        let mut child = spawn(argv, &self.directory, log, self.lock.for_child()?)?;
+        let (log, output) = Log::create(&self.directory.join(log))?;
+        let mut child = spawn(argv, &self.directory, output, self.lock.for_child()?)?;
         let pid = child.id();
         let recorded = open_child(pid).and_then(|pidfd| {
             // A host without memory ends a VM, which is replaced, before a worker, which is not.
@@ -100,6 +104,7 @@ impl GuardedVm {
         match recorded {
             Ok(pidfd) => {
                 self.processes.push(Process { child, pidfd });
+                self.logs.push(log);
                 Ok(pid)
             }
             Err(error) => {
@@ -118,7 +123,12 @@ impl GuardedVm {
         }
     }
 
-    /// Reaps children that have ended; says how each did.
+    /// Takes what the processes have printed.
+    pub fn take_logs(&mut self) {
+        self.logs.retain_mut(Log::take);
+    }
+
+    /// Reaps children that have ended; says how each did. What they printed is then in their logs.
     pub fn reap(&mut self) -> Vec<String> {
         let mut ended = Vec::new();
         self.processes.retain_mut(|process| match process.child.try_wait() {
@@ -132,6 +142,9 @@ impl GuardedVm {
                 false
             }
         });
+        if !ended.is_empty() {
+            self.logs.iter_mut().for_each(Log::take_rest);
+        }
         ended
     }
 

@@ -7,12 +7,14 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::unix::pipe,
     process::Command,
+    time::timeout,
 };
 
 /// mke2fs and depmod are in /usr/sbin, which not every user's `PATH` has.
@@ -39,6 +41,18 @@ pub enum CommandError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// It ran for too long, and was killed.
+    #[error("{tool} did not end within {limit:?}, log in {}{tail}", log.display())]
+    TooLong {
+        /// The command.
+        tool: &'static str,
+        /// Its bound.
+        limit: Duration,
+        /// Where everything it printed is kept.
+        log: PathBuf,
+        /// The end of what it printed.
+        tail: Tail,
     },
     /// It ran and failed.
     #[error("{tool}: {status}{}{tail}", log.as_ref().map(|l| format!(", log in {}", l.display())).unwrap_or_default())]
@@ -119,8 +133,14 @@ impl Tool {
         Err(CommandError::Failed { tool: self.name, status: output.status, log: None, tail })
     }
 
-    /// Runs it to its end, keeps what it prints in the file `log` and hands each line to `each`. Killed when dropped.
-    pub async fn logged(mut self, log: &Path, mut each: impl FnMut(&str)) -> Result<(), CommandError> {
+    /// Runs it to its end, for `limit` at most, keeps what it prints in the file `log` and hands each line to `each`.
+    /// Killed when dropped.
+    pub async fn logged(
+        mut self,
+        log: &Path,
+        limit: Duration,
+        mut each: impl FnMut(&str),
+    ) -> Result<(), CommandError> {
         let name = self.name;
         let io_error = |source| CommandError::Io { tool: name, source };
         let mut file = std::fs::File::create(log).map_err(io_error)?;
@@ -133,13 +153,19 @@ impl Tool {
         let mut tail = Tail::default();
         let reader = pipe::Receiver::from_owned_fd(reader.into()).map_err(io_error)?;
         let mut lines = BufReader::new(reader).split(b'\n');
-        while let Some(line) = lines.next_segment().await.map_err(io_error)? {
-            file.write_all(&line).and_then(|()| file.write_all(b"\n")).map_err(io_error)?;
-            let line = String::from_utf8_lossy(&line);
-            tail.push(line.trim_end());
-            each(line.trim_end());
-        }
-        let status = child.wait().await.map_err(io_error)?;
+        let ended = timeout(limit, async {
+            while let Some(line) = lines.next_segment().await.map_err(io_error)? {
+                file.write_all(&line).and_then(|()| file.write_all(b"\n")).map_err(io_error)?;
+                let line = String::from_utf8_lossy(&line);
+                tail.push(line.trim_end());
+                each(line.trim_end());
+            }
+            child.wait().await.map_err(io_error)
+        });
+        let Ok(status) = ended.await else {
+            return Err(CommandError::TooLong { tool: name, limit, log: log.to_owned(), tail });
+        };
+        let status = status?;
         if status.success() {
             return Ok(());
         }
@@ -165,14 +191,27 @@ mod tests {
         let log = dir.path().join("x.log");
         let mut seen = 0;
         let script = "seq 1 30; echo last >&2; exit 3";
-        let error =
-            Tool::new("sh", "dash").args(["-c", script]).logged(&log, |_| seen += 1).await.unwrap_err();
+        let error = Tool::new("sh", "dash")
+            .args(["-c", script])
+            .logged(&log, Duration::from_secs(60), |_| seen += 1)
+            .await
+            .unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("sh: exit status: 3, log in /"), "{text}");
         assert!(text.contains("\n    12\n") && !text.contains("\n    11\n"), "{text}");
         assert!(text.ends_with("\n    30\n    last"), "{text}");
         assert_eq!(seen, 31);
         assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 31);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_is_ended_and_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("x.log");
+        let limit = Duration::from_millis(300);
+        let tool = Tool::new("sh", "dash").args(["-c", "echo begun; exec sleep 1000"]);
+        let error = tool.logged(&log, limit, |_| ()).await.unwrap_err().to_string();
+        assert!(error.starts_with("sh did not end within 300ms, log in /"), "{error}");
     }
 
     #[tokio::test]

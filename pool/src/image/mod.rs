@@ -109,6 +109,20 @@ pub enum ImageError {
     /// The kernel lacks something.
     #[error(transparent)]
     Module(#[from] NoSuchModule),
+    /// The data directory's file system is too full to build on.
+    #[error(
+        "{} has {free_mib} MiB free, and building an image needs {needed_mib}: make room, or choose another data \
+         directory (HEARTH_DATA)",
+        path.display()
+    )]
+    NoRoom {
+        /// Where.
+        path: PathBuf,
+        /// What is free.
+        free_mib: u64,
+        /// What must be.
+        needed_mib: u64,
+    },
     /// The file system said no.
     #[error("{}", path.display())]
     Io {

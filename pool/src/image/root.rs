@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -19,6 +19,11 @@ pub(super) const KIND: &str = "root";
 pub(super) const FILE: &str = "root.ext4";
 /// What is installed, for people: one `name version` per line.
 const PACKAGES: &str = "packages.txt";
+
+/// What must be free before anything is installed: the tree, the image of it, and the packages, of a large runtime.
+const ROOM_MIB: u64 = 2048;
+/// How long an installation may take: a slow mirror, on a slow host. Tools that have no room left may try for ever.
+const INSTALL_LIMIT: Duration = Duration::from_secs(3600);
 
 /// No journal: it is never written. A fixed UUID: same tree, (nearly) the same image.
 const OPTIONS: [&str; 12] = [
@@ -66,6 +71,7 @@ pub(super) async fn build(
     if !rustix::process::geteuid().is_root() {
         return Err(ImageError::NotRoot);
     }
+    store.room(ROOM_MIB)?;
     let inputs = inputs(runtime);
     let work = store.temp("root-tree")?;
     let tree = work.path.join("tree");
@@ -126,7 +132,7 @@ async fn install(
         .args(EXCLUDED.map(|path| format!("--dpkgopt=path-exclude={path}")))
         .arg(apt::SUITE)
         .args([tree, &sources])
-        .logged(&store.log(&format!("root-{}", runtime.name)), |line| {
+        .logged(&store.log(&format!("root-{}", runtime.name)), INSTALL_LIMIT, |line| {
             if let Some(message) = line.strip_prefix("I: ") {
                 progress.report(KIND, message);
             }

@@ -126,6 +126,17 @@ impl Locked {
         Ok(Temp { path })
     }
 
+    /// Makes sure that this much is free.
+    pub fn room(&self, needed_mib: u64) -> Result<(), ImageError> {
+        let path = &self.store.root;
+        let room = rustix::fs::statvfs(path).map_err(|errno| at(path)(errno.into()))?;
+        let free_mib = room.f_bavail.saturating_mul(room.f_frsize) >> 20;
+        if free_mib >= needed_mib {
+            return Ok(());
+        }
+        Err(ImageError::NoRoom { path: path.clone(), free_mib, needed_mib })
+    }
+
     /// Where a tool's output is kept.
     pub fn log(&self, name: &str) -> PathBuf {
         self.store.root.join("log").join(format!("{name}.log"))
@@ -217,6 +228,15 @@ mod tests {
         assert!(store.find("x", &inputs).is_none());
         build(&lock, &inputs, &facts, "content");
         assert!(store.find("x", &inputs).is_some());
+    }
+
+    #[tokio::test]
+    async fn too_little_room_is_said_with_both_numbers() {
+        let data = tempfile::tempdir().unwrap();
+        let lock = Store::new(data.path()).lock(&()).await.unwrap();
+        lock.room(0).unwrap();
+        let error = lock.room(u64::MAX).unwrap_err().to_string();
+        assert!(error.contains(&format!("needs {}", u64::MAX)) && error.contains("HEARTH_DATA"), "{error}");
     }
 
     #[tokio::test]

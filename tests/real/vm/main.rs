@@ -18,6 +18,7 @@ mod isolation;
 mod limits;
 mod live;
 mod objects;
+mod readme;
 
 use std::sync::OnceLock;
 

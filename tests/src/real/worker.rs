@@ -45,6 +45,8 @@ pub struct Worker {
     serving: JoinHandle<()>,
     service: Arc<Service<MemoryLedger, EmbeddedSink>>,
     watched: Arc<Mutex<Vec<Events>>>,
+    terms: Terms,
+    accelerator: Accelerator,
     run_dir: TempDir,
     _snapshots: Vec<Snapshot>,
 }
@@ -88,7 +90,7 @@ impl Worker {
         let spool = run_dir.path().join("objects");
         let terms = Terms { objects: objects.terms(), ..Terms::new(offers) };
         let objects = Objects::open(objects, spool)?;
-        let intake = Intake { objects, ..Intake::embedded(terms, &host.worker) };
+        let intake = Intake { objects, ..Intake::embedded(terms.clone(), &host.worker) };
         let watched = Arc::<Mutex<Vec<Events>>>::default();
         let seen = watched.clone();
         let outlet: Outlet =
@@ -96,7 +98,9 @@ impl Worker {
         let service = Service::new(MemoryLedger::default(), sink, local.pool().clone(), intake);
         let service = Arc::new(service.with_outlet(outlet));
         let serving = tokio::spawn(serve(service.clone(), source, 64, std::future::pending()));
-        Ok(Self { local, submitter, serving, service, watched, run_dir, _snapshots: snapshots })
+        let accelerator = host.facts.accelerator;
+        let _snapshots = snapshots;
+        Ok(Self { local, submitter, serving, service, watched, terms, accelerator, run_dir, _snapshots })
     }
 
     /// A run directory in memory, with a path short enough for sockets.
@@ -124,6 +128,16 @@ impl Worker {
     /// The pool, for tests below the job.
     pub fn local(&self) -> &Local {
         &self.local
+    }
+
+    /// Under which terms it takes jobs.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// What runs the instructions of its VMs.
+    pub fn accelerator(&self) -> Accelerator {
+        self.accelerator
     }
 
     /// Where its VMs are.

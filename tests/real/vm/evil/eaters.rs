@@ -3,7 +3,7 @@
 use hearth_schemas::result::{Cause, SkippedReason, Verdict};
 use serde_json::json;
 
-use super::{Evil, unleash};
+use super::{Evil, in_arena, unleash};
 use crate::with_python;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +27,7 @@ async fn memory_runs_out_however_it_is_eaten() {
             .prints("kept\n"),
         Evil::python("shm-is-new", "import os; print(os.listdir('/dev/shm'))").prints("[]\n"),
     ];
-    with_python(1, async |worker| drop(unleash(worker, &programs).await)).await;
+    in_arena("python", async |arena| drop(unleash(arena, &programs).await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +46,7 @@ async fn the_disk_is_filled_and_stays_usable() {
         Evil::shell("again", "find /tmp -type f -delete; echo gone").prints("gone\n"),
         full("dirs", "import os\nn = 0\nwhile True: os.mkdir(f'd{n}'); n += 1", Cause::Files),
     ];
-    with_python(1, async |worker| drop(unleash(worker, &programs).await)).await;
+    in_arena("python", async |arena| drop(unleash(arena, &programs).await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

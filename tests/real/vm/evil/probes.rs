@@ -6,7 +6,7 @@ use hearth_schemas::result::Verdict;
 use hearth_tests::real::Worker;
 use serde_json::{Value, json};
 
-use super::{Evil, unleash};
+use super::{Evil, in_arena, unleash};
 use crate::{machine, only, room, stdout, with_python};
 
 /// Names in `found` with what must have come of them, where that is not EPERM.
@@ -91,7 +91,7 @@ async fn foreign_abis_end_the_program() {
         // mov eax, 0x40000027; syscall; ret: getpid of x32.
         Evil::python("x32", &machine_code("b8270000400f05c3")).dies_of(31),
     ];
-    with_python(1, async |worker| drop(unleash(worker, &programs).await)).await;
+    in_arena("python", async |arena| drop(unleash(arena, &programs).await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +109,7 @@ async fn ordinary_programs_notice_nothing() {
         Evil::shell("cwd", "mkdir -p in && cd in && pwd && cd .. && pwd").prints("/work/in\n/work\n"),
         Evil::shell("sees-itself", "ps_self=$(cat /proc/$$/comm); echo $ps_self $$").prints("sh 2\n"),
     ];
-    with_python(1, async |worker| drop(unleash(worker, &programs).await)).await;
+    in_arena("python", async |arena| drop(unleash(arena, &programs).await)).await;
 }
 
 const GCC: &str = r#"

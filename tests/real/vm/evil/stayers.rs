@@ -3,8 +3,7 @@
 use hearth_schemas::result::{Cause, Verdict};
 use serde_json::json;
 
-use super::{Evil, unleash};
-use crate::with_python;
+use super::{Evil, in_arena, unleash};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bombs_are_stopped_however_they_fork() {
@@ -37,11 +36,11 @@ async fn bombs_are_stopped_however_they_fork() {
             .gets(Verdict::ProcessLimit, Cause::Pids),
         Evil::shell("one-of-one", "echo alone").within(json!({"processes": 1})).prints("alone\n"),
     ];
-    with_python(1, async |worker| {
-        let result = unleash(worker, &programs).await;
+    in_arena("python", async |arena| {
+        let reports = unleash(arena, &programs).await;
         let peak = |name: &str| {
-            let stage = result.stages.iter().find(|stage| stage.name == name).unwrap();
-            stage.run.usage.as_ref().unwrap().processes_peak.unwrap()
+            let at = programs.iter().position(|program| program.name == name).unwrap();
+            reports[at].usage.as_ref().unwrap().processes_peak.unwrap()
         };
         assert_eq!((peak("four-of-four"), peak("one-of-one")), (4, 1));
         assert!(peak("fork") <= 24);
@@ -77,5 +76,5 @@ async fn what_will_not_end_is_ended() {
         Evil::shell("kills-its-group", "kill -9 0").dies_of(9),
         Evil::python("hangs-up", "import os\nfor fd in range(100):\n  try: os.close(fd)\n  except OSError: pass\nos._exit(8)").exits(8),
     ];
-    with_python(1, async |worker| drop(unleash(worker, &programs).await)).await;
+    in_arena("python", async |arena| drop(unleash(arena, &programs).await)).await;
 }

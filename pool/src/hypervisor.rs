@@ -135,6 +135,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Resolves when the VM's process is gone. Cancel safe.
     fn exited(&self, vm: &Self::Vm) -> impl Future<Output = ()> + Send;
 
+    /// Whether what makes VMs is gone, and every VM with it: none ended by what it did.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
     /// Ends the VM and removes everything of it. Idempotent; works with `None` after a cancelled restore.
     /// When it returns `Ok`, no process, file or socket of the VM is left and its CID's lock is free.
     /// May be dropped when it takes too long: it is then called again with `None`, as after an error.

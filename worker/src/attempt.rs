@@ -11,6 +11,7 @@ use hearth_schemas::{
     result::{JobResult, Millis, Step},
 };
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{Instrument, Span};
 use ulid::Ulid;
 
 use crate::{
@@ -23,7 +24,11 @@ use crate::{
     live::{Feed, connection::Connection},
     objects::{FetchError, Fetched, Objects},
     stop::{self, Stop, StopReason, Stopper},
+    trace::{self, step},
 };
+
+/// A claim that waits so long is worth a warning.
+const SLOW_CLAIM: Duration = Duration::from_secs(5);
 
 /// What came of an attempt.
 #[derive(Debug)]
@@ -59,6 +64,7 @@ pub async fn attempt<L: Ledger, S>(
         stopper.stop(StopReason::Deadline);
     }
     let attempt = history.iter().filter(|failed| failed.counted).count() as u32 + 1;
+    Span::current().record("attempt", attempt);
     let circumstances = Circumstances::new(service.worker(), attempt, arrived);
     tokio::select! {
         attempted = run(service, job, &stop, circumstances, feed) => attempted,
@@ -90,7 +96,7 @@ async fn lost<L: Ledger>(ledger: &L, token: &Token, stopper: &Stopper) {
             Ok(Beat::Ours) => {}
             Ok(Beat::Cancelled) => stopper.stop(StopReason::Cancelled),
             Ok(Beat::Lost) => return,
-            Err(error) => tracing::warn!(job = %token.key, %error, "heartbeat failed"),
+            Err(error) => tracing::warn!(%error, "heartbeat failed"),
         }
     }
 }
@@ -111,7 +117,8 @@ async fn run<L: Ledger, S>(
     let claimed = match stop.reason() {
         Some(_) => None,
         None => tokio::select! {
-            claim = service.pool.claim(&job.runtime, lane(job.lane), circumstances.arrived + job.deadline) => Some(claim),
+            claim = service.pool.claim(&job.runtime, lane(job.lane), circumstances.arrived + job.deadline)
+                .instrument(step!("claim")) => Some(claim),
             _ = stop.stopped() => None,
         },
     };
@@ -134,6 +141,7 @@ async fn run<L: Ledger, S>(
         }
     };
     circumstances.saw(&claim);
+    tell(&claim, started.elapsed());
     let live = Connection::make(&claim, feed).await;
     let attempt = format!("{}-{}", circumstances.attempt, Ulid::generate());
     let mut transfers = Transfers { objects: &objects, fetched, attempt };
@@ -154,6 +162,21 @@ async fn run<L: Ledger, S>(
     };
     live.outlast(claim);
     attempted
+}
+
+/// Says which VM the job has and how it came to it, so that a slow claim leads to its VM's own lines.
+fn tell(claim: &Claim, waited: Duration) {
+    trace::claimed(&Span::current(), claim);
+    let vm = claim.vm();
+    let took = vm.steps.iter().map(|step| step.took).sum::<Duration>();
+    // An instant: it was woken before, maybe long before the job came.
+    step!("wake", wake_ms = took.as_millis() as u64, vm_age_ms = vm.age.as_millis() as u64).in_scope(|| {});
+    let (outcome, age, snapshot, steps) = (claim.outcome(), vm.age, &vm.snapshot, &vm.steps);
+    if waited >= SLOW_CLAIM {
+        tracing::warn!(?waited, ?outcome, ?age, ?steps, snapshot, "a claim waited long");
+    } else {
+        tracing::info!(?waited, ?outcome, ?age, ?took, "claimed");
+    }
 }
 
 /// Brings the job's objects to this host before it takes a VM.
@@ -208,7 +231,7 @@ async fn suspect(claim: &Claim, failure: &StepFailure) -> Suspect {
         return Suspect::Us;
     }
     match tokio::time::timeout(NEWS_TRAVELS_IN, claim.lost()).await {
-        Ok(Loss::LeaseAtRisk | Loss::Closing) => Suspect::Us,
+        Ok(Loss::LeaseAtRisk | Loss::Closing | Loss::AllGone) => Suspect::Us,
         _ => Suspect::Job,
     }
 }

@@ -12,6 +12,7 @@ use hearth_schemas::{
     result::{JobResult, RefusalCode},
 };
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use crate::{
     admit::Job,
@@ -30,6 +31,7 @@ use crate::{
     seams::{Delivery, Properties, Publication, Receipt, ResultSink, Settled, Settlement},
     stop::Running,
     tenants::WaitingRooms,
+    trace::{self, step},
 };
 
 /// Pauses between tries to publish; after the last the delivery comes again, and the result is in the ledger.
@@ -134,12 +136,21 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
     service: &Service<L, S>,
     delivery: Delivery<R>,
 ) -> Handled {
+    let span = trace::delivery(service.worker(), delivery.properties.trace.as_ref());
+    handle_within(service, delivery).instrument(span).await
+}
+
+async fn handle_within<L: Ledger, S: ResultSink, R: Receipt>(
+    service: &Service<L, S>,
+    delivery: Delivery<R>,
+) -> Handled {
     let Delivery { body, mut properties, mut receipt } = delivery;
     let arrived = sent(&properties);
     let job = match service.intake().job(&body, &properties, &ulid::Ulid::generate().to_string()) {
         Ok(job) => job,
         Err(refused) => return answer(service, &refused, properties, receipt).await,
     };
+    trace::admitted(&job);
     crash_point!("before-begin");
     let registration = registration(&job, &properties, &service.intake().quotas);
     let begun = begin(service, &job, &registration, &mut properties, &mut receipt).await;
@@ -177,7 +188,9 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
     let result = match attempt(service, &job, &token, &history, cancelled, arrived, &feed).await {
         Attempted::Result(result) => *result,
         Attempted::Lost => {
-            tracing::warn!(job = %token.key, "the job was taken over, or its ledger's data is gone; this attempt is thrown away");
+            tracing::warn!(
+                "the job was taken over, or its ledger's data is gone; this attempt is thrown away"
+            );
             return retry(receipt, LEDGER_PAUSE).await;
         }
         Attempted::Failed { failed, suspect } => {
@@ -187,7 +200,7 @@ pub async fn handle<L: Ledger, S: ResultSink, R: Receipt>(
             match dispose(&all, suspect) {
                 Decision::GiveUp => finish::infra_error(&job, service.worker(), &all),
                 Decision::Retry { after } => {
-                    tracing::warn!(job = %token.key, step = failed.step.as_str(), error = failed.message, "attempt failed");
+                    tracing::warn!(step = failed.step.as_str(), error = failed.message, "attempt failed");
                     let given = service.ledger.give_back(&token, failed).await;
                     service.rooms.ended(&token.key.tenant);
                     return match given {
@@ -220,13 +233,14 @@ async fn commit<L: Ledger, S: ResultSink, R: Receipt>(
 ) -> Handled {
     let (body, started) = (finish::encode(&result), Instant::now());
     let publication = publication(job, body, properties);
-    match decide(service, token, &publication).await {
+    match decide(service, token, &publication).instrument(step!("commit")).await {
         Decided::Committed => {}
         // The next begin finds who has the job, or its result, or nothing.
         Decided::Lost => return retry(receipt, LEDGER_PAUSE).await,
         Decided::Away(error) => return ledger_away(receipt, &error).await,
     }
     meters::ended(&result);
+    Span::current().record("status", result.status.as_str());
     meters::step_took("commit", started.elapsed());
     service.rooms.ended(&token.key.tenant);
     feed.finished(&result);
@@ -256,7 +270,7 @@ async fn publish_committed<L: Ledger, S: ResultSink, R: Receipt>(
     receipt: R,
 ) -> Handled {
     let started = Instant::now();
-    if !publish(service, &publication).await {
+    if !publish(service, &publication).instrument(step!("publish")).await {
         return retry(receipt, LEDGER_PAUSE).await;
     }
     meters::step_took("publish", started.elapsed());

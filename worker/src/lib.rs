@@ -29,4 +29,5 @@ pub mod settings;
 mod stop;
 mod tar;
 mod tenants;
+pub mod trace;
 pub mod verdict;

@@ -36,7 +36,7 @@ use crate::{
     reaper::reap,
     seams::Publication,
     service::serve,
-    settings::Settings,
+    settings::{Changes, Settings},
 };
 
 /// Jobs that are waiting for a ledger or a broker, beside those in VMs.
@@ -46,11 +46,16 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// How often what is not told by events is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
+/// How long jobs that have lost their VMs may take to be given back.
+const FAULT_GRACE: Duration = Duration::from_secs(5);
+
 /// What a worker is told while it runs.
 #[derive(Debug)]
 pub enum Order {
     /// Take nothing more, finish what is under way, stop. The second time: stop at once.
     Drain,
+    /// There will be no VMs any more, for this reason: say so, give back what runs, stop.
+    Fault(String),
     /// From now on these settings, as far as they can be changed: tenants, trusted users, limits of jobs, stores of objects, reply rule.
     Reload(Box<Settings>),
 }
@@ -100,6 +105,8 @@ pub enum RunError {
 pub enum Stopped {
     /// Nothing was under way any more.
     Drained,
+    /// There were no VMs any more.
+    Fault,
     /// The grace was over, or a second order came: what was under way comes again elsewhere.
     AtOnce,
 }
@@ -109,7 +116,7 @@ pub enum Stopped {
 /// # Errors
 /// It could not start. What breaks later is survived.
 pub async fn run<L: Ledger>(
-    settings: Settings,
+    mut settings: Settings,
     parts: Parts<L>,
     mut orders: mpsc::Receiver<Order>,
 ) -> Result<Stopped, RunError> {
@@ -125,11 +132,13 @@ pub async fn run<L: Ledger>(
     let config = source_config(&settings, &parts.offers, parts.slots);
     let (source, source_task) = AmqpSource::start(config, service.clone(), publisher.clone());
     let (draining, drained) = watch::channel(false);
+    let (broken, fault) = watch::channel(None);
     let pages = Arc::new(WorkerPages {
         source: source.health().watch(),
         publisher: publisher.health(),
         ledger: parts.ledger_trouble,
         draining: drained.clone(),
+        fault: fault.clone(),
         pool: service.pool.clone(),
         metrics: parts.metrics,
     });
@@ -152,35 +161,73 @@ pub async fn run<L: Ledger>(
         let _ = timeout(LAST_EVENTS, events.told()).await;
     };
     let mut serving = std::pin::pin!(serving);
-    let grace = async {
-        let _ = drained.clone().wait_for(|draining| *draining).await;
-        tokio::time::sleep(settings.grace).await;
-    };
-    let mut grace = std::pin::pin!(grace);
+    let mut gave_up = std::pin::pin!(after(fault.clone(), Option::is_some, settings.grace.min(FAULT_GRACE)));
+    let mut grace = std::pin::pin!(after(drained.clone(), |draining| *draining, settings.grace));
+    let desk = Desk { draining, broken, offers: parts.offers, object_spool: parts.object_spool };
     loop {
         tokio::select! {
-            () = &mut serving => return Ok(Stopped::Drained),
+            () = &mut serving => {
+                let broken = fault.borrow().is_some();
+                return Ok(if broken { Stopped::Fault } else { Stopped::Drained });
+            }
+            () = &mut gave_up => return Ok(Stopped::Fault),
             () = &mut grace => {
                 tracing::warn!(jobs = service.running.count(), "the grace is over; what runs comes again elsewhere");
                 return Ok(Stopped::AtOnce);
             }
-            Some(order) = orders.recv() => match order {
-                Order::Drain if *drained.borrow() => return Ok(Stopped::AtOnce),
-                Order::Drain => {
-                    tracing::info!(jobs = service.running.count(), "draining");
-                    draining.send_replace(true);
+            Some(order) = orders.recv() => {
+                if let Some(stopped) = desk.obey(order, &mut settings, &service) {
+                    return Ok(stopped);
                 }
-                Order::Reload(settings) => {
-                    match intake_of(&settings, service.worker(), &parts.offers, &parts.object_spool) {
-                        Ok(intake) => {
-                            service.set_intake(intake);
-                            tracing::info!("reloaded tenants, limits of jobs, stores of objects, and where results may go");
-                        }
-                        Err(error) => tracing::error!(error = chain(&error), "the settings stay as they were"),
-                    }
+            }
+        }
+    }
+}
+
+/// Resolves so long after something has become so.
+async fn after<T>(mut state: watch::Receiver<T>, is_so: impl FnMut(&T) -> bool, pause: Duration) {
+    let _ = state.wait_for(is_so).await;
+    tokio::time::sleep(pause).await;
+}
+
+/// Where orders are carried out.
+struct Desk {
+    draining: watch::Sender<bool>,
+    broken: watch::Sender<Option<String>>,
+    offers: BTreeMap<String, Offer>,
+    object_spool: PathBuf,
+}
+
+impl Desk {
+    /// Does what an order says. How the worker ends, when that is now.
+    fn obey<L: Ledger>(
+        &self,
+        order: Order,
+        settings: &mut Settings,
+        service: &Service<L, AmqpSink>,
+    ) -> Option<Stopped> {
+        match order {
+            Order::Drain if *self.draining.borrow() => return Some(Stopped::AtOnce),
+            Order::Drain => {
+                tracing::info!(jobs = service.running.count(), "draining");
+                self.draining.send_replace(true);
+            }
+            Order::Fault(why) => {
+                tracing::error!(why, "giving back what runs, then stopping");
+                self.broken.send_replace(Some(why));
+                self.draining.send_replace(true);
+            }
+            Order::Reload(new) => match intake_of(&new, service.worker(), &self.offers, &self.object_spool) {
+                Ok(intake) => {
+                    service.set_intake(intake);
+                    let Changes { applied, need_restart } = settings.changes(&new);
+                    tracing::info!(?applied, ?need_restart, "read the settings again");
+                    settings.reloaded(*new);
                 }
+                Err(error) => tracing::error!(error = chain(&error), "the settings stay as they were"),
             },
         }
+        None
     }
 }
 
@@ -270,13 +317,14 @@ struct WorkerPages {
     publisher: watch::Receiver<Health>,
     ledger: watch::Receiver<Option<String>>,
     draining: watch::Receiver<bool>,
+    fault: watch::Receiver<Option<String>>,
     pool: Pool,
     metrics: PrometheusHandle,
 }
 
 impl Pages for WorkerPages {
     fn reasons(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
+        let mut reasons = Vec::from_iter(self.fault.borrow().clone());
         if *self.draining.borrow() {
             reasons.push("draining".to_owned());
         }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::trace::TraceContext;
+
 /// What a broker says of a message beside its body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties {
@@ -21,6 +23,8 @@ pub struct Properties {
     pub sent_unix_ms: Option<u64>,
     /// Whether it had to wait for a VM.
     pub parked: bool,
+    /// What the producer was doing.
+    pub trace: Option<TraceContext>,
 }
 
 impl Properties {

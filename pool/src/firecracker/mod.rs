@@ -161,6 +161,10 @@ impl Hypervisor for Firecracker {
         vsock::dial(&vm.place, DIAL_LIMIT).await
     }
 
+    fn is_gone(&self) -> bool {
+        self.guard.is_dead()
+    }
+
     fn transport(&self, _vm: &FirecrackerVm) -> &'static str {
         Transport::HybridVsock.as_str()
     }

@@ -154,10 +154,15 @@ impl Guard {
         }
     }
 
-    /// Resolves when the guard is dead.
-    pub async fn dead(&self) {
+    /// Resolves when the guard is dead, or every [`Guard`] is dropped; keeps no guard alive. Cancel safe.
+    pub fn dead(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut exits = self.exits.clone();
-        while exits.changed().await.is_ok() {}
+        async move { while exits.changed().await.is_ok() {} }
+    }
+
+    /// Whether the guard is dead, and every VM with it.
+    pub fn is_dead(&self) -> bool {
+        self.exits.has_changed().is_err()
     }
 
     async fn call(&self, request: Request) -> Result<Done, GuardError> {

@@ -76,6 +76,9 @@ pub enum Loss {
     /// It ended, or its agent did.
     #[error("the VM ended")]
     Exited,
+    /// What makes VMs is gone, and all VMs with it.
+    #[error("the host's VMs are gone")]
+    AllGone,
     /// Its lease is about to expire or is lost.
     #[error("the VM's lease is at risk")]
     LeaseAtRisk,

@@ -8,6 +8,7 @@ pub mod events;
 pub(crate) mod gauges;
 mod greeting;
 mod slot;
+mod stop;
 mod waiters;
 
 use std::{
@@ -26,7 +27,8 @@ use self::{
     admission::Admission,
     events::Event,
     gauges::{Position, Voice},
-    slot::{SlotTask, Stop, asked},
+    slot::SlotTask,
+    stop::{Stop, asked},
     waiters::Waiters,
 };
 pub use self::{

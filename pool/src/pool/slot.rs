@@ -15,6 +15,7 @@ use super::{
     events::{Event, Farewell},
     gauges::{Position, Voice},
     greeting::{Greeted, greet},
+    stop::{Stop, asked},
     waiters::{Waiter, Waiters},
 };
 use crate::{
@@ -26,17 +27,6 @@ use crate::{
     phase::Phase,
     session::Command,
 };
-
-/// What slots are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stop {
-    /// To go on.
-    No,
-    /// To end when no claim is left.
-    Drain,
-    /// To end.
-    Now,
-}
 
 /// What all slots of a pool share.
 pub(super) struct Parts<H, L> {
@@ -304,7 +294,10 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
                 _ = &mut behind.over => break None,
                 () = asked(&mut self.stop, Stop::Now) => break Some((Loss::Closing, Farewell::Closing)),
                 () = lease.at_risk() => break Some((Loss::LeaseAtRisk, Farewell::LeaseAtRisk)),
-                () = self.parts.hypervisor.exited(&vm) => break Some((Loss::Exited, Farewell::Exited)),
+                () = self.parts.hypervisor.exited(&vm) => {
+                    let loss = if self.parts.hypervisor.is_gone() { Loss::AllGone } else { Loss::Exited };
+                    break Some((loss, Farewell::Exited));
+                }
                 Some(ask) = behind.asked.recv() => {
                     answer(ask, self.parts.hypervisor.listen(&vm, lease.identity().port), nonce);
                 }
@@ -388,12 +381,5 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
 
     fn new_request(&mut self) -> String {
         format!("{}-{:032x}", self.slot, self.rng.random::<u128>())
-    }
-}
-
-/// Resolves when at least that much was asked. A pool whose last handle is gone asks to drain. Cancel safe.
-pub(super) async fn asked(stop: &mut watch::Receiver<Stop>, least: Stop) {
-    if stop.wait_for(|now| *now >= least).await.is_err() && least > Stop::Drain {
-        std::future::pending().await
     }
 }

@@ -119,6 +119,10 @@ impl Hypervisor for Qemu {
         vm.vsock.dial().await
     }
 
+    fn is_gone(&self) -> bool {
+        self.guard.is_dead()
+    }
+
     fn transport(&self, _vm: &QemuVm) -> &'static str {
         self.transport.as_str()
     }

@@ -19,6 +19,7 @@ mod limits;
 mod live;
 mod objects;
 mod readme;
+mod service;
 
 use std::sync::OnceLock;
 

@@ -14,10 +14,11 @@ use lapin::{
 
 use super::{
     declare::short,
+    headers,
     link::{Endpoint, Link, LinkError},
     names::Names,
 };
-use crate::ledger::unix_ms;
+use crate::{ledger::unix_ms, trace::TraceContext};
 
 /// Live events that may wait in the broker for who follows a job, in bytes.
 const EVENTS_MAX_BYTES: i32 = 16 * 1024 * 1024;
@@ -162,7 +163,7 @@ impl JobClient {
     pub fn split(self) -> (JobSender, Replies) {
         let Self { link, publishing, names, replies } = self;
         let (reply_to, user) = (replies.queue.clone(), link.endpoint().user());
-        (JobSender { link, publishing, jobs: names.jobs(), reply_to, user }, replies)
+        (JobSender { link, publishing, jobs: names.jobs(), reply_to, user, trace: None }, replies)
     }
 }
 
@@ -173,9 +174,15 @@ pub struct JobSender {
     jobs: String,
     reply_to: String,
     user: Option<String>,
+    trace: Option<TraceContext>,
 }
 
 impl JobSender {
+    /// The same, for jobs that belong to a trace.
+    pub fn with_trace(self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self }
+    }
+
     /// Sends a job under an id, unless it has one of its own; its result comes with that same `id` in any case. `Ok` means
     /// that the job is in the intake. The deadline counts from now. Not cancel safe.
     ///
@@ -206,6 +213,9 @@ impl JobSender {
         // The broker vouches for it: whose job it is.
         if let Some(user) = &self.user {
             properties = properties.with_user_id(short(user));
+        }
+        if let Some(trace) = &self.trace {
+            properties = properties.with_headers(headers::traced(trace));
         }
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let sent =

@@ -9,8 +9,14 @@ use lapin::{
 };
 
 use super::declare::short;
-use crate::{ledger::unix_ms, seams::Properties};
+use crate::{
+    ledger::unix_ms,
+    seams::Properties,
+    trace::{TRACEPARENT, TRACESTATE, TraceContext},
+};
 
+/// A longer trace context is nonsense (W3C: at least 512 are to be kept).
+const TRACE_MAX_BYTES: usize = 1024;
 const OURS: &str = "hearth-";
 const SENT: &str = "hearth-sent-unix-ms";
 const USER: &str = "hearth-user";
@@ -67,6 +73,7 @@ pub fn read(message: &BasicProperties, redelivered: bool, origin: Origin) -> (Pr
         redelivered,
         sent_unix_ms: stamp,
         parked: origin == Origin::Run,
+        trace: trace(message),
     };
     let mut avoid = Avoid::default();
     if let (Origin::Run, Some(headers)) = (origin, message.headers()) {
@@ -81,6 +88,23 @@ pub fn read(message: &BasicProperties, redelivered: bool, origin: Origin) -> (Pr
         }
     }
     (properties, avoid)
+}
+
+/// The trace that the message belongs to. Its headers are the producer's and stay wherever the message goes.
+fn trace(message: &BasicProperties) -> Option<TraceContext> {
+    let headers = message.headers().as_ref()?.inner();
+    let text = |name: &str| headers.get(name).and_then(string).filter(|text| text.len() <= TRACE_MAX_BYTES);
+    Some(TraceContext { traceparent: text(TRACEPARENT)?, tracestate: text(TRACESTATE) })
+}
+
+/// A trace context as headers.
+pub fn traced(trace: &TraceContext) -> FieldTable {
+    let mut headers = FieldTable::default();
+    headers.insert(TRACEPARENT.into(), long(&trace.traceparent));
+    if let Some(state) = &trace.tracestate {
+        headers.insert(TRACESTATE.into(), long(state));
+    }
+    headers
 }
 
 /// What goes beside a message that is published again, to a run queue. `user_id` cannot stay: the broker lets nobody

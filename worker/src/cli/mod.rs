@@ -20,6 +20,7 @@ mod runtime;
 mod schema;
 mod submit;
 mod topology;
+mod traces;
 mod worker;
 
 use std::future::Future;
@@ -87,7 +88,10 @@ pub fn main() -> Exit {
 }
 
 fn run(cli: Cli) -> Result<Exit, Failure> {
-    log::start(&cli.config)?;
+    // A worker's settings say more about its log.
+    if !matches!(cli.command, Command::Worker(_)) {
+        log::start(&cli.config)?;
+    }
     let config = cli.config.resolved().map_err(|error| Failure::from_error(Exit::Config, &error))?;
     match cli.command {
         Command::Run(arguments) => run::run(&config, &arguments),

@@ -18,8 +18,9 @@ use hearth_schemas::{
 };
 use stage::run_stage;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
-use crate::{admit::Job, finish, live::Feed, objects::Fetched, stop::Stop};
+use crate::{admit::Job, finish, live::Feed, objects::Fetched, stop::Stop, trace::step};
 
 /// What came out of a VM.
 #[derive(Debug, Default)]
@@ -77,7 +78,7 @@ pub async fn execute(
     let started = Instant::now();
     feed.state(State::Uploading);
     let uploading = within(Step::Upload, Transfers::upload_limit(job), upload(session, job, transfers));
-    let uploaded = until(stop, uploading).await.unwrap_or(Ok(()));
+    let uploaded = until(stop, uploading.instrument(step!("upload"))).await.unwrap_or(Ok(()));
     // The VM has them, or never will: the spool is free for others while this job runs.
     transfers.fetched = Fetched::default();
     executed.timings.upload_ms = Some(started.elapsed().into());
@@ -95,14 +96,15 @@ pub async fn execute(
     let capture_bytes = cases::capture_bytes(job.stages.iter().map(|stage| stage.cases.len()).sum());
     for stage in job.stages.iter().skip(executed.stages.len()) {
         let skipped = |cause| finish::not_run(stage, RunReport::not_run(Verdict::Skipped, Some(cause)));
+        let span = || step!("stage", stage = stage.name.as_str());
         let report = match (stop.reason(), failed) {
             (Some(reason), _) => skipped(reason.cause()),
             (None, true) => skipped(Cause::EarlierFailure),
             (None, false) if stage.cases.is_empty() => {
-                let run = run_stage(session, stage, stop, feed).await?;
+                let run = run_stage(session, stage, stop, feed).instrument(span()).await?;
                 StageReport { name: stage.name.clone(), run, cases: Vec::new() }
             }
-            (None, false) => run_cases(session, stage, capture_bytes, stop, feed).await?,
+            (None, false) => run_cases(session, stage, capture_bytes, stop, feed).instrument(span()).await?,
         };
         failed |= report.run.verdict != Verdict::Accepted && !stage.continue_on_failure;
         executed.stages.push(report);
@@ -115,7 +117,7 @@ pub async fn execute(
     feed.state(State::Downloading);
     let limit = transfers.download_limit();
     let downloading = within(Step::Download, limit, download(session, job, transfers, &mut executed));
-    until(stop, downloading).await.unwrap_or(Ok(()))?;
+    until(stop, downloading.instrument(step!("download"))).await.unwrap_or(Ok(()))?;
     executed.timings.download_ms = Some(started.elapsed().into());
     Ok(executed)
 }

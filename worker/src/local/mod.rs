@@ -9,6 +9,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    pin::Pin,
     time::Duration,
 };
 
@@ -127,6 +128,7 @@ pub fn clear_up(run_dir: &Path) -> Result<Reclaimed, ReclaimError> {
 pub struct Local {
     pool: Pool,
     guard: u32,
+    guard_dead: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Local {
@@ -147,7 +149,7 @@ impl Local {
     }
 
     fn with_guard<L: LeaseStore>(host: &Host, config: Config, guard: Guard, leases: L) -> Self {
-        let pid = guard.pid();
+        let (pid, guard_dead) = (guard.pid(), Box::pin(guard.dead()));
         let facts = host.facts.clone();
         let pool = match &host.vmm {
             Vmm::Qemu { qemu, vsock_daemon } => {
@@ -159,7 +161,7 @@ impl Local {
                 Pool::spawn(config, Firecracker::new(made, facts, guard), leases)
             }
         };
-        Self { pool, guard: pid }
+        Self { pool, guard: pid, guard_dead }
     }
 
     /// The pool.
@@ -167,10 +169,15 @@ impl Local {
         &self.pool
     }
 
+    /// Resolves when the guard has died, and every VM with it: this pool will never have one again. To be asked for once.
+    pub fn guard_dead(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        std::mem::replace(&mut self.guard_dead, Box::pin(std::future::pending()))
+    }
+
     /// Closes the pool and waits until the guard is gone, so that nothing of this process's VMs is left. Claims may
     /// go on for `grace`. Other clones of the pool, and claims, must be dropped by then.
     pub async fn close(self, grace: Duration) -> Result<(), CloseError> {
-        let Self { pool, guard } = self;
+        let Self { pool, guard, .. } = self;
         let process = i32::try_from(guard).ok().and_then(Pid::from_raw);
         let process = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         pool.close(grace).await?;

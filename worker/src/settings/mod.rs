@@ -6,6 +6,8 @@ mod objects;
 mod pool;
 mod prewarm;
 mod read;
+mod reload;
+mod telemetry;
 mod tenants;
 
 use std::{
@@ -19,7 +21,9 @@ use hearth_schemas::job::is_name;
 use toml::{Table, Value};
 
 use self::read::{Mistakes, Section};
-pub use self::{pool::PoolSettings, prewarm::Prewarm, read::Overrides};
+pub use self::{
+    pool::PoolSettings, prewarm::Prewarm, read::Overrides, reload::Changes, telemetry::TelemetrySettings,
+};
 use crate::{
     admit::{Bound, LimitTerms, Terms},
     amqp::{
@@ -71,6 +75,8 @@ pub struct Settings {
     pub spool_max_bytes: u64,
     /// Stores of objects, and who may read what.
     pub objects: ObjectSettings,
+    /// What the worker tells about itself.
+    pub telemetry: TelemetrySettings,
 }
 
 /// See [`Settings::broker`].
@@ -129,7 +135,7 @@ impl Settings {
         for name in whole.keys() {
             mistakes.note(
                 name,
-                "is not known; known are broker, redis, slots, pool, tenants, jobs, objects, worker",
+                "is not known; known are broker, redis, slots, pool, tenants, jobs, objects, worker, telemetry",
             );
         }
         match (settings, mistakes.0) {
@@ -164,6 +170,8 @@ impl Settings {
         let spool_max_bytes =
             worker.number("spool_max_mib", (1, 1 << 20), SPOOL_MAX_BYTES >> 20, mistakes) << 20;
         worker.end(mistakes);
+        let telemetry =
+            telemetry::telemetry(Section::take(whole, "telemetry", overrides, mistakes), mistakes);
         let (broker, job_wall_max) = (broker?, Duration::from_millis(wall_ms));
         let moved = Duration::from_secs(objects.moved_max_bytes() / TRANSFER_LEAST_BYTES);
         let beyond = HELD_BEYOND_WALL + moved;
@@ -191,6 +199,7 @@ impl Settings {
             spool,
             spool_max_bytes,
             objects,
+            telemetry,
         })
     }
 }

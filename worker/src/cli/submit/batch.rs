@@ -18,6 +18,7 @@ use super::{
     lines::{self, Line},
     results::Results,
     tally::Tally,
+    trace,
 };
 use crate::{
     cli::{
@@ -68,7 +69,7 @@ pub async fn run(config: &Config, arguments: &Arguments, path: &Path) -> Result<
     let mut interrupted = Interrupted::listen()?;
     let lines = lines::read(path)?;
     let (results, done) = Results::open(arguments)?;
-    let tally = Tally::new(config, lines::count(path));
+    let tally = Tally::new(config, lines::count(path), done.not_accepted());
     let (pending, numbers) = (BTreeMap::new(), HashMap::new());
     let mut batch = Batch { arguments, pending, numbers, done, results, tally, lines, read_all: false };
     let went = tokio::select! {
@@ -89,6 +90,7 @@ impl Batch<'_> {
             let error = match JobClient::connect(&endpoint, &names).await {
                 Ok(client) => {
                     let (sender, mut replies) = client.split();
+                    let sender = sender.with_trace(trace());
                     let before = self.done.len();
                     match self.converse(&sender, &mut replies).await? {
                         Over::Done => return Ok(()),

@@ -12,11 +12,16 @@ use sha2::{Digest, Sha256};
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Done(HashSet<u128>);
+pub struct Done {
+    names: HashSet<u128>,
+    not_accepted: u64,
+}
 
 #[derive(Deserialize)]
 struct Head {
     id: String,
+    #[serde(default)]
+    verdict: String,
 }
 
 impl Done {
@@ -27,17 +32,22 @@ impl Done {
 
     /// Notes a job; whether it was not known.
     pub fn insert(&mut self, id: &str) -> bool {
-        self.0.insert(Self::name(id))
+        self.names.insert(Self::name(id))
     }
 
     /// Whether it is known.
     pub fn contains(&self, id: &str) -> bool {
-        self.0.contains(&Self::name(id))
+        self.names.contains(&Self::name(id))
+    }
+
+    /// How many of those that were there before were not accepted.
+    pub fn not_accepted(&self) -> u64 {
+        self.not_accepted
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.names.len()
     }
 }
 
@@ -51,7 +61,7 @@ pub fn resume(path: &Path) -> io::Result<(File, Done)> {
     while reader.read_until(b'\n', &mut line)? > 0 {
         let head = serde_json::from_slice::<Head>(&line);
         let (Ok(head), Some(b'\n')) = (head, line.last()) else { break };
-        done.insert(&head.id);
+        done.not_accepted += u64::from(done.insert(&head.id) && head.verdict != "accepted");
         whole += line.len() as u64;
         line.clear();
     }
@@ -72,8 +82,10 @@ mod tests {
         let path = directory.path().join("results");
         let (mut file, done) = resume(&path).unwrap();
         assert_eq!(done.len(), 0);
-        file.write_all(b"{\"id\":\"a\",\"x\":1}\n{\"id\":\"b\"}\n{\"id\":\"c\"").unwrap();
+        file.write_all(b"{\"id\":\"a\",\"x\":1}\n{\"id\":\"b\",\"verdict\":\"accepted\"}\n{\"id\":\"c\"")
+            .unwrap();
         let (mut file, done) = resume(&path).unwrap();
+        assert_eq!(done.not_accepted(), 1);
         assert!(done.contains("a") && done.contains("b") && !done.contains("c"));
         file.write_all(b"{\"id\":\"c\"}\n").unwrap();
         assert_eq!(resume(&path).unwrap().1.len(), 3);

@@ -30,8 +30,11 @@ pub struct Line {
     pub body: Bytes,
 }
 
-/// Counts lines, for a progress bar. Nothing for standard input.
+/// Counts lines, for a progress bar. Nothing for what can be read only once, such as a pipe.
 pub fn count(path: &Path) -> Option<u64> {
+    if !path.metadata().ok()?.is_file() {
+        return None;
+    }
     let mut file = BufReader::with_capacity(1 << 20, File::open(path).ok()?);
     let mut lines = 0;
     loop {

@@ -15,7 +15,7 @@ use hearth_schemas::{
     job::{is_name, probe},
     result::{JobResult, Status},
 };
-use hearth_worker::amqp::client::JobClient;
+use hearth_worker::{amqp::client::JobClient, trace::TraceContext};
 use ulid::Ulid;
 
 use self::follow::until_result;
@@ -26,7 +26,7 @@ use super::{
     interrupt::Interrupted,
     output,
 };
-use crate::config::Config;
+use crate::config::{Config, setting};
 
 /// Send jobs to RabbitMQ, and wait for their results when asked
 ///
@@ -94,6 +94,7 @@ async fn one(config: &Config, arguments: &Arguments, job: &Path) -> Result<Exit,
         false => None,
     };
     let (sender, mut replies) = client.split();
+    let sender = sender.with_trace(trace());
     if !arguments.wait && !arguments.follow {
         // Nobody reads the queue that goes with this connection.
         sender.send_without_reply(&id, &body).await.map_err(|error| failure(&error))?;
@@ -124,6 +125,11 @@ async fn one(config: &Config, arguments: &Arguments, job: &Path) -> Result<Exit,
         Status::InfraError => Exit::Internal,
         Status::Cancelled | Status::Expired => Exit::Temporary,
     })
+}
+
+/// The trace that this command is part of, as its environment says.
+fn trace() -> Option<TraceContext> {
+    Some(TraceContext { traceparent: setting("TRACEPARENT")?, tracestate: setting("TRACESTATE") })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

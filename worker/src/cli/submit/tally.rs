@@ -24,6 +24,8 @@ pub struct Tally {
     results: u64,
     accepted: u64,
     repeats: u64,
+    /// Of an earlier run that this one resumes.
+    failed_before: u64,
 }
 
 #[derive(Deserialize, Default)]
@@ -35,8 +37,8 @@ struct Head {
 }
 
 impl Tally {
-    /// `total` where it is known.
-    pub fn new(config: &Config, total: Option<u64>) -> Self {
+    /// `total` where it is known; `failed_before` results of an earlier run were not accepted.
+    pub fn new(config: &Config, total: Option<u64>, failed_before: u64) -> Self {
         let terminal = io::stderr().is_terminal() && !config.quiet && config.verbose == 0;
         let bar = match (terminal, total) {
             (false, _) => ProgressBar::hidden(),
@@ -52,7 +54,7 @@ impl Tally {
             bar.set_style(style);
         }
         let (said, began, lines) = (Instant::now(), Instant::now(), !terminal && !config.quiet);
-        Self { bar, lines, said, began, total, results: 0, accepted: 0, repeats: 0 }
+        Self { bar, lines, said, began, total, results: 0, accepted: 0, repeats: 0, failed_before }
     }
 
     /// Jobs whose results were there before.
@@ -102,6 +104,6 @@ impl Tally {
         if self.lines || !self.bar.is_hidden() {
             eprintln!("{}", self.line());
         }
-        self.results == self.accepted
+        self.results == self.accepted && self.failed_before == 0
     }
 }

@@ -20,7 +20,9 @@ use tokio::{
 use self::services::{Services, trouble};
 use super::{
     exit::{Exit, Failure},
-    host, output,
+    host,
+    log::{self, Filter},
+    output,
 };
 use crate::config::{Config, setting};
 
@@ -28,7 +30,8 @@ use crate::config::{Config, setting};
 ///
 /// SIGTERM or Ctrl-C: take nothing more, finish what runs, stop; a second one, or the end of the grace, stops at once, and
 /// what ran runs again elsewhere. SIGHUP: read the settings again, as far as they can be changed while jobs run: tenants,
-/// limits of jobs, stores of objects, where results may go. Exit code 0: drained. 69: this host has no VMs. 75: stopped at once. 78: the
+/// limits of jobs, stores of objects, where results may go, which log records are written; the log says what needs a
+/// restart. Exit code 0: drained. 69: this host has no VMs. 70: its guard died. 75: stopped at once. 78: the
 /// settings are wrong.
 #[derive(Debug, Args)]
 #[command(
@@ -38,7 +41,8 @@ use crate::config::{Config, setting};
     [redis]\n  url = \"redis://redis/0\"\n  \
     [slots]\n  python = 40\n  \
     [pool]\n  mode = \"auto\"\n  target_wait_ms = 50\n  memory_budget_mib = 8192\n  \
-    [worker]\n  admin = \"127.0.0.1:9102\""
+    [worker]\n  admin = \"127.0.0.1:9102\"\n  \
+    [telemetry]\n  otlp_endpoint = \"http://127.0.0.1:4318\""
 )]
 pub struct Arguments {
     /// The settings, as TOML
@@ -70,9 +74,25 @@ fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
 }
 
 async fn work(config: &Config, arguments: &Arguments, settings: Settings) -> Result<Exit, Failure> {
-    let orders = orders(arguments)?;
-    let metrics = meters::start().map_err(|error| Failure::from_error(Exit::Internal, &error))?;
     let name = host::worker();
+    let (filter, traces) = log::start_worker(config, &settings.telemetry, &name)?;
+    let worked = serve_here(config, arguments, settings, name, filter).await;
+    if let Some(traces) = traces {
+        traces.close().await;
+    }
+    worked
+}
+
+async fn serve_here(
+    config: &Config,
+    arguments: &Arguments,
+    settings: Settings,
+    name: String,
+    filter: Filter,
+) -> Result<Exit, Failure> {
+    let (give, orders) = mpsc::channel(4);
+    listen(config, arguments, filter, give.clone())?;
+    let metrics = meters::start().map_err(|error| Failure::from_error(Exit::Internal, &error))?;
     let host = host::open(config, &name).await?;
     let runtimes = super::runtimes(config)?;
     let mut offers = host.offers(runtimes.iter().map(|runtime| runtime.name.as_str()));
@@ -100,7 +120,12 @@ async fn work(config: &Config, arguments: &Arguments, settings: Settings) -> Res
         Some(leases) => Local::open_with(&host, pool, leases).await,
         None => Local::open(&host, pool).await,
     };
-    let local = local.map_err(|error| host::failure(&error))?;
+    let mut local = local.map_err(|error| host::failure(&error))?;
+    let dead = local.guard_dead();
+    tokio::spawn(async move {
+        dead.await;
+        let _ = give.send(Order::Fault("the guard is dead, and its VMs with it".to_owned())).await;
+    });
     let grace = settings.grace;
     let parts = Parts {
         name,
@@ -123,23 +148,34 @@ async fn work(config: &Config, arguments: &Arguments, settings: Settings) -> Res
     match stopped.map_err(|error| Failure::from_error(Exit::Unavailable, &error))? {
         Stopped::Drained => Ok(Exit::Accepted),
         Stopped::AtOnce => Ok(Exit::Temporary),
+        Stopped::Fault => Err(Failure::new(Exit::Internal, "the guard died; what ran runs again elsewhere")
+            .remedy("start the worker again: its first act is to clear up")),
     }
 }
 
 /// Signals as orders. Settings that are wrong are not taken.
-fn orders(arguments: &Arguments) -> Result<mpsc::Receiver<Order>, Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::from_error(Exit::Internal, &error));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut hangup = listen(SignalKind::hangup())?;
-    let (give, orders) = mpsc::channel(4);
-    let arguments = Arguments { config: arguments.config.clone(), check: false };
+fn listen(
+    config: &Config,
+    arguments: &Arguments,
+    filter: Filter,
+    give: mpsc::Sender<Order>,
+) -> Result<(), Failure> {
+    let on = |kind| signal(kind).map_err(|error| Failure::from_error(Exit::Internal, &error));
+    let (mut interrupt, mut terminate) = (on(SignalKind::interrupt())?, on(SignalKind::terminate())?);
+    let mut hangup = on(SignalKind::hangup())?;
+    let (config, arguments) = (config.clone(), Arguments { config: arguments.config.clone(), check: false });
     tokio::spawn(async move {
         loop {
             let order = tokio::select! {
                 _ = interrupt.recv() => Order::Drain,
                 _ = terminate.recv() => Order::Drain,
                 _ = hangup.recv() => match settings(&arguments) {
-                    Ok(settings) => Order::Reload(Box::new(settings)),
+                    Ok(settings) => {
+                        if let Err(error) = filter.set(log::worker_filter(&config, &settings.telemetry)) {
+                            tracing::error!(%error, "the log stays as it was");
+                        }
+                        Order::Reload(Box::new(settings))
+                    }
                     Err(error) => {
                         tracing::error!(%error, "the settings stay as they were");
                         continue;
@@ -151,5 +187,5 @@ fn orders(arguments: &Arguments) -> Result<mpsc::Receiver<Order>, Failure> {
             }
         }
     });
-    Ok(orders)
+    Ok(())
 }

@@ -7,6 +7,9 @@ use std::{
 };
 
 use clap::{ArgAction, Args, ValueEnum};
+use hearth_worker::tls::Certificates;
+
+use crate::cli::exit::{Exit, Failure};
 
 /// Where the system's own tools are; mke2fs and depmod are in /usr/sbin, which not every user's `PATH` has.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -158,13 +161,65 @@ pub enum LogFormat {
 /// The services that a worker of many hosts needs; `run` and `bake` need neither.
 #[derive(Clone, Debug, Args)]
 pub struct Services {
-    /// The broker, as amqp://[user[:password]@]host[:port][/vhost]
+    /// The broker, as amqp://[user[:password]@]host[:port][/vhost], or amqps://
     #[arg(long, value_name = "URL", env = "HEARTH_BROKER", hide_env_values = true)]
     pub broker: Option<String>,
 
-    /// Redis, as redis://[[user][:password]@]host[:port][/database]
+    #[command(flatten)]
+    pub broker_tls: BrokerTls,
+
+    /// Redis, as redis://[[user][:password]@]host[:port][/database], or rediss://
     #[arg(long, value_name = "URL", env = "HEARTH_REDIS", hide_env_values = true)]
     pub redis: Option<String>,
+
+    /// The CA that Redis's certificate is from (PEM), for rediss:// [default: whom this host trusts]
+    #[arg(long, value_name = "FILE", env = "HEARTH_REDIS_CA", hide_env_values = true)]
+    redis_ca: Option<PathBuf>,
+
+    /// This side's certificate (PEM), where Redis asks for one
+    #[arg(long, value_name = "FILE", env = "HEARTH_REDIS_CERT", hide_env_values = true)]
+    redis_cert: Option<PathBuf>,
+
+    /// The key of --redis-cert (PEM)
+    #[arg(long, value_name = "FILE", env = "HEARTH_REDIS_KEY", hide_env_values = true)]
+    redis_key: Option<PathBuf>,
+}
+
+impl Services {
+    /// What is needed to speak to Redis by TLS.
+    pub fn redis_certificates(&self) -> Result<Certificates, Failure> {
+        read(&self.redis_ca, &self.redis_cert, &self.redis_key, "--redis")
+    }
+}
+
+/// For brokers by TLS.
+#[derive(Clone, Debug, Args)]
+pub struct BrokerTls {
+    /// The CA that the broker's certificate is from (PEM), for amqps:// [default: whom this host trusts]
+    #[arg(long, value_name = "FILE", env = "HEARTH_BROKER_CA", hide_env_values = true)]
+    broker_ca: Option<PathBuf>,
+
+    /// This side's certificate (PEM), where the broker asks for one
+    #[arg(long, value_name = "FILE", env = "HEARTH_BROKER_CERT", hide_env_values = true)]
+    broker_cert: Option<PathBuf>,
+
+    /// The key of --broker-cert (PEM)
+    #[arg(long, value_name = "FILE", env = "HEARTH_BROKER_KEY", hide_env_values = true)]
+    broker_key: Option<PathBuf>,
+}
+
+impl BrokerTls {
+    /// What is needed to speak to the broker by TLS.
+    pub fn certificates(&self) -> Result<Certificates, Failure> {
+        read(&self.broker_ca, &self.broker_cert, &self.broker_key, "--broker")
+    }
+}
+
+type File = Option<PathBuf>;
+
+fn read(ca: &File, certificate: &File, key: &File, flags: &str) -> Result<Certificates, Failure> {
+    Certificates::read(ca.as_deref(), certificate.as_deref(), key.as_deref())
+        .map_err(|error| Failure::new(Exit::Usage, format!("{flags}-ca, -cert, -key: {error}")))
 }
 
 impl Config {

@@ -29,5 +29,6 @@ pub mod settings;
 mod stop;
 mod tar;
 mod tenants;
+pub mod tls;
 pub mod trace;
 pub mod verdict;

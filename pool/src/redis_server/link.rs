@@ -6,7 +6,10 @@
 use std::{fmt, time::Duration};
 
 use deadpool_redis::{Manager, Pool, PoolError, Runtime};
-use redis::{AsyncConnectionConfig, ErrorKind, ServerErrorKind, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind,
+    aio::MultiplexedConnection,
+};
 use tokio::sync::Mutex;
 
 use super::{
@@ -54,6 +57,19 @@ fn passes(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Io | ErrorKind::Server(BusyLoading | MasterDown | ReadOnly | TryAgain))
 }
 
+fn address(config: &RedisConfig) -> Result<ConnectionInfo, RedisError> {
+    let client = match &config.certificates {
+        None => Client::open(config.url.as_str())?,
+        Some(certificates) => Client::build_with_tls(config.url.as_str(), certificates.clone())?,
+    };
+    let address = client.get_connection_info().clone();
+    if matches!(address.addr(), ConnectionAddr::TcpTls { .. }) {
+        // Where two providers are built in, the driver would not choose one. It may be there already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    Ok(address)
+}
+
 /// The way to the server.
 pub(super) struct Link {
     pool: Pool,
@@ -84,8 +100,9 @@ impl Link {
         let connection = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.connect_timeout))
             .set_response_timeout(Some(config.response_timeout));
-        let manager = Manager::new_with_config(config.url.as_str(), connection)
-            .map_err(|e| RedisUrlError(Box::new(e)))?;
+        let address = address(config).map_err(|e| RedisUrlError(Box::new(e)))?;
+        let manager =
+            Manager::new_with_config(address, connection).map_err(|e| RedisUrlError(Box::new(e)))?;
         let pool = Pool::builder(manager)
             .max_size(1)
             .runtime(Runtime::Tokio1)

@@ -10,6 +10,7 @@ mod link;
 
 use std::{sync::Arc, time::Duration};
 
+pub use redis::{ClientTlsConfig, TlsCertificates};
 use redis::{FromRedisValue, Script, ScriptInvocation};
 use tokio::time::Instant;
 
@@ -28,8 +29,10 @@ pub const CLOCK_STEP_MAX: Duration = Duration::from_secs(5);
 /// How the server is reached and what is expected of it.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// `redis://[user:password@]host:port/database` or `redis+unix:///path`.
+    /// `redis://[user:password@]host:port/database`, `rediss://` by TLS, or `redis+unix:///path`.
     pub url: String,
+    /// For `rediss://`; without, whoever this host trusts is trusted.
+    pub certificates: Option<TlsCertificates>,
     /// Stands before every key.
     pub prefix: String,
     /// Longest wait for one answer.
@@ -50,6 +53,7 @@ impl RedisConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            certificates: None,
             prefix: "hearth:".into(),
             response_timeout: RESPONSE_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,

@@ -6,16 +6,28 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::{Channel, Connection, ConnectionProperties, Event};
+use lapin::{
+    Channel, Connection, ConnectionProperties, Event,
+    tcp::{OwnedIdentity, OwnedTLSConfig},
+    uri::{AMQPScheme, AMQPUri},
+};
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
+
+use crate::{
+    attempt::chain,
+    tls::{self, Certificates},
+};
 
 /// How long a connection may take to come up.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where the broker is, as `amqp://user:password@host:port/vhost`; `/` in a vhost is written `%2f`. Printed without
-/// the password.
+/// Where the broker is, as `amqp://user:password@host:port/vhost`, or `amqps://` by TLS; `/` in a vhost is written
+/// `%2f`. Printed without the password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Endpoint(String);
+pub struct Endpoint {
+    url: String,
+    certificates: Certificates,
+}
 
 impl Endpoint {
     /// Checks the form of an address.
@@ -23,23 +35,43 @@ impl Endpoint {
     /// # Errors
     /// What is wrong with it.
     pub fn new(url: &str) -> Result<Self, BadEndpoint> {
-        let uri: lapin::uri::AMQPUri = url.parse().map_err(|what| BadEndpoint { what })?;
-        if uri.scheme != lapin::uri::AMQPScheme::AMQP {
-            return Err(BadEndpoint { what: "only amqp:// is built in; put TLS before it".to_owned() });
+        url.parse::<AMQPUri>().map_err(|what| BadEndpoint { what })?;
+        Ok(Self { url: url.to_owned(), certificates: Certificates::default() })
+    }
+
+    /// The same with certificates, which need `amqps://`.
+    ///
+    /// # Errors
+    /// It has no TLS.
+    pub fn with_certificates(self, certificates: Certificates) -> Result<Self, BadEndpoint> {
+        let tls = self.url.parse::<AMQPUri>().is_ok_and(|uri| uri.scheme == AMQPScheme::AMQPS);
+        if !tls && !certificates.is_empty() {
+            return Err(BadEndpoint { what: "certificates are for amqps://, which this is not".to_owned() });
         }
-        Ok(Self(url.to_owned()))
+        Ok(Self { certificates, ..self })
+    }
+
+    fn refused(&self, source: lapin::Error) -> LinkError {
+        let endpoint = self.clone();
+        match tls::remedy(&chain(&source), "broker") {
+            Some(remedy) => LinkError::Tls { endpoint: endpoint.into(), remedy, source },
+            None => LinkError::Broker { endpoint: endpoint.into(), source },
+        }
+    }
+
+    fn tls(&self) -> OwnedTLSConfig {
+        let Certificates { ca, identity } = &self.certificates;
+        OwnedTLSConfig {
+            identity: identity.clone().map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key }),
+            cert_chain: ca.as_ref().map(|pem| String::from_utf8_lossy(pem).into_owned()),
+        }
     }
 
     /// The user that the broker knows us by, where the address says so: by a certificate it may be another.
     pub(crate) fn user(&self) -> Option<String> {
-        let uri = self.0.parse::<lapin::uri::AMQPUri>().ok()?;
+        let uri = self.url.parse::<AMQPUri>().ok()?;
         let by_password = uri.query.auth_mechanism.is_none_or(|by| matches!(by.name(), "PLAIN" | "AMQPLAIN"));
         by_password.then_some(uri.authority.userinfo.username)
-    }
-
-    /// The address with its password.
-    pub(crate) fn url(&self) -> &str {
-        &self.0
     }
 }
 
@@ -51,8 +83,11 @@ impl std::fmt::Debug for Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.parse::<lapin::uri::AMQPUri>() {
-            Ok(uri) => write!(f, "amqp://{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost),
+        match self.url.parse::<AMQPUri>() {
+            Ok(AMQPUri { scheme, authority, vhost, .. }) => {
+                let scheme = if scheme == AMQPScheme::AMQPS { "amqps" } else { "amqp" };
+                write!(f, "{scheme}://{}:{}/{vhost}", authority.host, authority.port)
+            }
             Err(_) => f.write_str("amqp://?"),
         }
     }
@@ -72,13 +107,24 @@ pub enum LinkError {
     #[error("{endpoint} did not answer within {CONNECT_LIMIT:?}")]
     Timeout {
         /// Where.
-        endpoint: Endpoint,
+        endpoint: Box<Endpoint>,
+    },
+    /// One of us does not trust the other.
+    #[error("{endpoint}: {remedy}")]
+    Tls {
+        /// Where.
+        endpoint: Box<Endpoint>,
+        /// What to do.
+        remedy: String,
+        /// Why.
+        #[source]
+        source: lapin::Error,
     },
     /// It refused, or the connection broke.
     #[error("{endpoint}")]
     Broker {
         /// Where.
-        endpoint: Endpoint,
+        endpoint: Box<Endpoint>,
         /// Why.
         #[source]
         source: lapin::Error,
@@ -106,10 +152,14 @@ impl Link {
     /// The broker does not answer or refuses us.
     pub async fn open(endpoint: &Endpoint, purpose: &str) -> Result<Self, LinkError> {
         let properties = ConnectionProperties::default().with_connection_name(purpose.into());
-        let connecting = timeout(CONNECT_LIMIT, Connection::connect(endpoint.url(), properties)).await;
-        let connection = connecting
-            .map_err(|_| LinkError::Timeout { endpoint: endpoint.clone() })?
-            .map_err(|source| LinkError::Broker { endpoint: endpoint.clone(), source })?;
+        let connecting = async {
+            let runtime = lapin::runtime::default_runtime()?;
+            Connection::connect_with_config(&endpoint.url, properties, endpoint.tls(), runtime).await
+        };
+        let connection = timeout(CONNECT_LIMIT, connecting)
+            .await
+            .map_err(|_| LinkError::Timeout { endpoint: endpoint.clone().into() })?
+            .map_err(|source| endpoint.refused(source))?;
         let (news, blocked) = watch::channel(None);
         let events = connection.events_listener();
         let listener = tokio::spawn(async move {
@@ -146,7 +196,7 @@ impl Link {
 
     /// Puts an error of this connection into words.
     pub fn error(&self, source: lapin::Error) -> LinkError {
-        LinkError::Broker { endpoint: self.endpoint.clone(), source }
+        LinkError::Broker { endpoint: self.endpoint.clone().into(), source }
     }
 
     /// Why the broker takes no messages from this connection, when it does not.

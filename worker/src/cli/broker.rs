@@ -7,13 +7,17 @@ use hearth_worker::amqp::{
 };
 
 use super::exit::{Exit, Failure};
+use crate::config::BrokerTls;
 
 /// Where the broker is, and what things are called there.
 #[derive(Clone, Debug, Args)]
 pub struct Broker {
-    /// The broker, as amqp://[user[:password]@]host[:port][/vhost]
+    /// The broker, as amqp://[user[:password]@]host[:port][/vhost], or amqps://
     #[arg(long, value_name = "URL", env = "HEARTH_BROKER", hide_env_values = true)]
     broker: Option<String>,
+
+    #[command(flatten)]
+    tls: BrokerTls,
 
     /// What the names of queues and exchanges begin with
     #[arg(long, value_name = "NAME", env = "HEARTH_PREFIX", hide_env_values = true, default_value = PREFIX)]
@@ -28,7 +32,9 @@ impl Broker {
                 Failure::new(Exit::Usage, "no broker is given").remedy("--broker URL, or HEARTH_BROKER")
             );
         };
-        Endpoint::new(url).map_err(|error| Failure::from_error(Exit::Usage, &error))
+        let certificates = self.tls.certificates()?;
+        let endpoint = Endpoint::new(url).and_then(|endpoint| endpoint.with_certificates(certificates));
+        endpoint.map_err(|error| Failure::from_error(Exit::Usage, &error))
     }
 
     /// What things are called there.

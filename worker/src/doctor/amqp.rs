@@ -1,9 +1,6 @@
 //! Says hello to a broker as AMQP 0-9-1 begins: the protocol header, and the broker's `connection.start`.
 
-use std::{
-    io::{self, Read, Write},
-    net::TcpStream,
-};
+use std::io::{self, Read, Write};
 
 use super::facts::Broker;
 
@@ -17,7 +14,7 @@ const CONNECTION_START: [u8; 4] = [0, 10, 0, 10];
 const GREETING_MAX_BYTES: u32 = 128 * 1024;
 
 /// Opens AMQP on a fresh connection and reads the greeting. The stream's own timeouts bound it.
-pub fn greet(mut stream: TcpStream) -> io::Result<Broker> {
+pub fn greet(mut stream: impl Read + Write) -> io::Result<Broker> {
     stream.write_all(PROTOCOL_HEADER)?;
     let mut header = [0; 7];
     stream.read_exact(&mut header)?;

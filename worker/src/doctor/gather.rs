@@ -1,7 +1,8 @@
 //! Looks at this host. Nothing here judges.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -9,7 +10,10 @@ use std::{
 };
 
 use hearth_pool::{firecracker::Confinement, runtime::Runtimes};
-use hearth_worker::local::Vmm;
+use hearth_worker::{
+    local::Vmm,
+    tls::{self, Certificates},
+};
 
 use super::{
     address::{self, Address},
@@ -17,7 +21,7 @@ use super::{
     facts::{BakeTools, Cgroup, Directory, Facts, Hypervisor, Program, Service, Version, Vsock},
     redis, vms,
 };
-use crate::cli::Choice;
+use crate::cli::{Choice, exit::Failure};
 use crate::config::{Config, Services, find_program};
 
 /// A service on the same network answers within milliseconds.
@@ -59,10 +63,18 @@ pub fn gather(
         bake: bake_tools(config),
         snapshots: vms::snapshots(&config.data_dir, runtimes, choice.as_ref().ok()),
         hypervisor: choice.map(|choice| hypervisor(&choice)),
-        broker: service(services.broker.as_deref(), "amqp", 5672, 5671, |stream, _| amqp::greet(stream)),
-        redis: service(services.redis.as_deref(), "redis", 6379, 6380, |stream, address| {
-            redis::ask(stream, address.credentials.as_ref())
-        }),
+        broker: service(
+            services.broker.as_deref(),
+            &AMQP,
+            services.broker_tls.certificates(),
+            |stream, _| amqp::greet(stream),
+        ),
+        redis: service(
+            services.redis.as_deref(),
+            &REDIS,
+            services.redis_certificates(),
+            |stream, address| redis::ask(stream, address.credentials.as_ref()),
+        ),
     }
 }
 
@@ -132,25 +144,50 @@ fn bake_tools(config: &Config) -> BakeTools {
     BakeTools { missing, agent_found: agent.is_file(), agent }
 }
 
-fn service<T>(
-    url: Option<&str>,
-    scheme: &str,
+/// What is spoken to a service.
+struct Scheme {
+    name: &'static str,
+    /// What messages and flags call it.
+    service: &'static str,
     port: u16,
     tls_port: u16,
-    ask: impl FnOnce(TcpStream, &Address) -> io::Result<T>,
+}
+
+const AMQP: Scheme = Scheme { name: "amqp", service: "broker", port: 5672, tls_port: 5671 };
+const REDIS: Scheme = Scheme { name: "redis", service: "redis", port: 6379, tls_port: 6380 };
+
+/// A connection, in TLS or not.
+trait Pipe: Read + Write {}
+impl<T: Read + Write> Pipe for T {}
+
+fn service<T>(
+    url: Option<&str>,
+    scheme: &Scheme,
+    certificates: Result<Certificates, Failure>,
+    ask: impl FnOnce(Box<dyn Pipe>, &Address) -> io::Result<T>,
 ) -> Service<T> {
+    let Scheme { name, service, port, tls_port } = *scheme;
     let usual = Address { tls: false, host: "127.0.0.1".to_owned(), port, credentials: None };
-    let address = match url.map(|url| address::parse(url, scheme, port, tls_port)) {
+    let address = match url.map(|url| address::parse(url, name, port, tls_port)) {
         None => usual,
         Some(Ok(address)) => address,
         Some(Err(why)) => {
-            return Service { address: format!("{scheme} URL"), configured: true, answer: Err(why) };
+            return Service { address: format!("{name} URL"), configured: true, answer: Err(why) };
         }
     };
-    let answer = match address.tls {
-        true => Err("TLS is not looked into by doctor".to_owned()),
-        false => connect(&address).and_then(|stream| ask(stream, &address)).map_err(|error| explain(&error)),
+    let pipe = || -> io::Result<Box<dyn Pipe>> {
+        let stream = connect(&address)?;
+        match address.tls {
+            false => Ok(Box::new(stream)),
+            true => {
+                let certificates = certificates.map_err(|failure| io::Error::other(failure.message))?;
+                Ok(Box::new(certificates.connect(stream, &address.host)?))
+            }
+        }
     };
+    let answer = pipe()
+        .and_then(|pipe| ask(pipe, &address))
+        .map_err(|error| tls::remedy(&error.to_string(), service).unwrap_or_else(|| explain(&error)));
     Service { address: address.to_string(), configured: url.is_some(), answer }
 }
 
@@ -224,12 +261,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("amqp://user:secret@{}", listener.local_addr().unwrap());
         let closing = std::thread::spawn(move || drop(listener.accept()));
-        let closed = service(Some(&url), "amqp", 5672, 5671, |stream, _| amqp::greet(stream));
+        let closed = service(Some(&url), &AMQP, Ok(Certificates::default()), |stream, _| amqp::greet(stream));
         closing.join().unwrap();
         assert!(closed.answer.is_err() && !closed.address.contains("secret"), "{closed:?}");
-        let refused = service(Some(&url), "amqp", 5672, 5671, |stream, _| amqp::greet(stream));
+        let refused =
+            service(Some(&url), &AMQP, Ok(Certificates::default()), |stream, _| amqp::greet(stream));
         assert_eq!(refused.answer, Err("nothing listens there".to_owned()));
-        let bad = service(Some("secret"), "amqp", 5672, 5671, |stream, _| amqp::greet(stream));
+        let bad =
+            service(Some("secret"), &AMQP, Ok(Certificates::default()), |stream, _| amqp::greet(stream));
         assert!(!bad.answer.unwrap_err().contains("secret"));
     }
 }

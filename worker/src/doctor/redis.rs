@@ -1,9 +1,6 @@
 //! Asks Redis whether it is there and whether it keeps what it is told (RESP2, inline enough for four commands).
 
-use std::{
-    io::{self, BufRead, BufReader, Read, Write},
-    net::TcpStream,
-};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use super::facts::Redis;
 
@@ -11,7 +8,7 @@ use super::facts::Redis;
 const REPLY_MAX_BYTES: usize = 256 * 1024;
 
 /// Authenticates where there are credentials, sends PING and reads what INFO says. The stream's own timeouts bound it.
-pub fn ask(stream: TcpStream, credentials: Option<&(String, String)>) -> io::Result<Redis> {
+pub fn ask(stream: impl Read + Write, credentials: Option<&(String, String)>) -> io::Result<Redis> {
     let mut stream = BufReader::new(stream);
     match credentials {
         Some((user, password)) if user.is_empty() => command(&mut stream, &["AUTH", password])?,
@@ -35,7 +32,7 @@ fn odd() -> io::Error {
 }
 
 /// Sends one command and reads a simple or bulk string.
-fn command(stream: &mut BufReader<TcpStream>, words: &[&str]) -> io::Result<String> {
+fn command(stream: &mut BufReader<impl Read + Write>, words: &[&str]) -> io::Result<String> {
     let mut request = format!("*{}\r\n", words.len());
     for word in words {
         request += &format!("${}\r\n{word}\r\n", word.len());
@@ -73,7 +70,10 @@ fn parse_info(text: &str) -> Redis {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, thread};
+    use std::{
+        net::{TcpListener, TcpStream},
+        thread,
+    };
 
     use super::*;
 

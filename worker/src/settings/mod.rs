@@ -9,6 +9,7 @@ mod read;
 mod reload;
 mod telemetry;
 mod tenants;
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -20,9 +21,12 @@ use std::{
 use hearth_schemas::job::is_name;
 use toml::{Table, Value};
 
-use self::read::{Mistakes, Section};
 pub use self::{
     pool::PoolSettings, prewarm::Prewarm, read::Overrides, reload::Changes, telemetry::TelemetrySettings,
+};
+use self::{
+    read::{Mistakes, Section},
+    tls::certificates,
 };
 use crate::{
     admit::{Bound, LimitTerms, Terms},
@@ -35,6 +39,7 @@ use crate::{
     execute::TRANSFER_LEAST_BYTES,
     ledger::Quotas,
     objects::ObjectSettings,
+    tls::Certificates,
 };
 
 /// What a job's message is held for beyond its stages' wall time: transfers, a slow agent, a claim.
@@ -109,6 +114,8 @@ pub struct RedisSettings {
     pub prefix: String,
     /// Whether a server that may lose data is good enough.
     pub accept_loss: bool,
+    /// For `rediss://`.
+    pub certificates: Certificates,
 }
 
 impl std::fmt::Debug for RedisSettings {
@@ -206,6 +213,7 @@ impl Settings {
 
 fn broker(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<BrokerSettings> {
     let url = section.text("url", mistakes);
+    let certificates = certificates(&mut section, mistakes);
     let prefix = section.text("prefix", mistakes).unwrap_or_else(|| PREFIX.to_owned());
     let shards = section.number("shards", (1, 256), u64::from(SHARDS), mistakes);
     let prefetch = section.number("prefetch", (1, 1000), u64::from(PREFETCH), mistakes);
@@ -215,7 +223,8 @@ fn broker(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<BrokerSet
     let weights = section.field("lane_weights", mistakes, weights).unwrap_or(WEIGHTS);
     section.end(mistakes);
     let names = Names::new(&prefix).map_err(|error| mistakes.note("broker.prefix", error)).ok();
-    let endpoint = match url.as_deref().map(Endpoint::new) {
+    let endpoint = |url: &str| Endpoint::new(url)?.with_certificates(certificates);
+    let endpoint = match url.as_deref().map(endpoint) {
         Some(Ok(endpoint)) => Some(endpoint),
         Some(Err(error)) => {
             mistakes.note("broker.url", error);
@@ -240,10 +249,15 @@ fn broker(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<BrokerSet
 
 fn redis(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<RedisSettings> {
     let url = section.text("url", mistakes);
+    let certificates = certificates(&mut section, mistakes);
     let accept_loss = section.flag("accept_loss", false, mistakes);
     let prefix = section.text("prefix", mistakes).unwrap_or_else(|| "hearth:".to_owned());
     section.end(mistakes);
-    Some(RedisSettings { url: url?, prefix, accept_loss })
+    let url = url?;
+    if !certificates.is_empty() && !url.starts_with("rediss://") {
+        mistakes.note("redis.url", "certificates are for rediss://, which this is not");
+    }
+    Some(RedisSettings { url, prefix, accept_loss, certificates })
 }
 
 fn slots(whole: &mut Table, mistakes: &mut Mistakes) -> BTreeMap<String, u32> {

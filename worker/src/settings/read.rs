@@ -44,6 +44,11 @@ impl<'a> Section<'a> {
         Self { table, path, overrides, known: Vec::new() }
     }
 
+    /// What it is called.
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
     /// The name of a field's variable: `HEARTH_WORKER_BROKER_URL` for `broker.url`.
     fn variable(&self, name: &str) -> String {
         format!("HEARTH_WORKER_{}_{}", self.path, name).to_uppercase()

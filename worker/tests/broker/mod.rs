@@ -58,7 +58,7 @@ pub fn vhost() -> Option<Arc<Vhost>> {
         Arc::new(Vhost { name, _private: None, endpoint: Endpoint::new(&url).unwrap(), url })
     } else {
         // A patient one: jobs of most tests take their time.
-        let private = Private::start_with(1_800_000)?;
+        let private = Private::start_with(1_800_000, "")?;
         private.listens();
         let (endpoint, url) = (private.endpoint(), private.url());
         Arc::new(Vhost { name: "/".into(), _private: Some(Arc::new(private)), endpoint, url })
@@ -151,11 +151,11 @@ pub struct Private {
 impl Private {
     /// Starts one. `None`, said aloud, where RabbitMQ is not installed.
     pub fn start() -> Option<Self> {
-        Self::start_with(3000)
+        Self::start_with(3000, "")
     }
 
-    /// The same, with a consumer timeout in milliseconds.
-    fn start_with(consumer_timeout: u32) -> Option<Self> {
+    /// The same, with a consumer timeout in milliseconds and more lines of rabbitmq.conf.
+    pub fn start_with(consumer_timeout: u32, more: &str) -> Option<Self> {
         let root = other_release();
         let server = root.as_deref().unwrap_or(Path::new("/")).join("usr/lib/rabbitmq/bin/rabbitmq-server");
         if !server.exists() {
@@ -171,7 +171,7 @@ impl Private {
         let node =
             format!("hearth{}x{}@localhost", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let config = format!(
-            "loopback_users = none\nconsumer_timeout = {consumer_timeout}\ndisk_free_limit.absolute = 1MB\n"
+            "loopback_users = none\nconsumer_timeout = {consumer_timeout}\ndisk_free_limit.absolute = 1MB\n{more}"
         );
         std::fs::write(directory.path().join("rabbitmq.conf"), config).unwrap();
         std::fs::write(directory.path().join("plugins"), "[].\n").unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hearth_pool::{
     lease::redis::{RedisLeaseConfig, RedisLeases, host_domain},
-    redis_server::{RedisConfig, RedisServer},
+    redis_server::{ClientTlsConfig, RedisConfig, RedisServer, TlsCertificates},
 };
 use hearth_worker::{
     amqp::first_start::{FirstStart, first_start},
@@ -14,6 +14,7 @@ use hearth_worker::{
         RedisLedgerConfig, Registered, Registration, Seized, Token, Unpublished,
     },
     settings::Settings,
+    tls::{Certificates, remedy},
 };
 use tokio::sync::watch;
 
@@ -38,6 +39,7 @@ impl Services {
         };
         let mut config = RedisConfig::new(&redis.url);
         (config.accept_loss, config.prefix) = (redis.accept_loss, redis.prefix.clone());
+        config.certificates = certificates(&redis.certificates);
         let server = RedisServer::new(config).map_err(|error| Failure::from_error(Exit::Config, &error))?;
         Ok(Self { server: Some(server) })
     }
@@ -93,6 +95,13 @@ impl Services {
     }
 }
 
+/// As the driver takes them.
+fn certificates(certificates: &Certificates) -> Option<TlsCertificates> {
+    let Certificates { ca, identity } = certificates.clone();
+    let client_tls = identity.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+    (!certificates.is_empty()).then_some(TlsCertificates { client_tls, root_cert: ca })
+}
+
 /// Why the server cannot be used, asked for as long as somebody listens.
 pub fn trouble(server: Option<RedisServer>) -> watch::Receiver<Option<String>> {
     let (say, trouble) = watch::channel(None);
@@ -101,7 +110,11 @@ pub fn trouble(server: Option<RedisServer>) -> watch::Receiver<Option<String>> {
             let mut ticks = tokio::time::interval(CHECK_EVERY);
             while !say.is_closed() {
                 ticks.tick().await;
-                let found = server.check().await.err().map(|error| chain(&error));
+                let found = server.check().await.err().map(|error| {
+                    let why = chain(&error);
+                    let remedy = remedy(&why, "redis").map(|remedy| format!("{remedy} ({why})"));
+                    remedy.unwrap_or(why)
+                });
                 say.send_if_modified(|said| std::mem::replace(said, found.clone()) != found);
             }
         });

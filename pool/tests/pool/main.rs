@@ -16,5 +16,6 @@ mod leases;
 mod life;
 mod rig;
 mod scaling;
+mod simulator;
 mod threads;
 mod trouble;

@@ -34,6 +34,7 @@ if [ "${1:-}" = test ]; then # the tests start servers of their own on free port
   [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || { say 'RabbitMQ is missing (package rabbitmq-server)'; packages+=(rabbitmq-server); }
   want node nodejs
   want npm npm
+  want cpio cpio # for the machine in which real Firecracker is tested
 fi
 has cc || { say 'a C linker is missing (packages gcc, libc6-dev)'; packages+=(gcc libc6-dev); }
 

@@ -129,9 +129,9 @@ fn limits_hold_and_give_their_verdicts() {
     let result = rig.run(&json!({
         "runtime": "bash",
         "stages": [
-            stage("wall", "sleep 600", json!({"wall_ms": 1500})),
+            stage("wall", "exec sleep 600", json!({"wall_ms": 15000})),
             stage("cpu", "while :; do :; done", json!({"cpu_ms": 700, "wall_ms": 60000})),
-            stage("memory", "x=a; while :; do x=$x$x; done", json!({"memory_mib": 32, "wall_ms": 60000})),
+            stage("memory", "exec tail /dev/zero", json!({"memory_mib": 32, "wall_ms": 60000})),
             stage("processes", "f() { f | f & }; f; sleep 600", json!({"processes": 16, "wall_ms": 60000})),
             stage("output", "while :; do echo aaaaaaaaaaaaaaaa; done", json!({"output_kib": 64, "wall_ms": 60000})),
             stage("exit", "exit 7", json!({})),

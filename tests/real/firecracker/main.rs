@@ -49,7 +49,9 @@ impl Rig {
             jailer: named("HEARTH_RIG_JAILER").is_some(),
             run_dir: Worker::run_dir().unwrap(),
         };
-        let baked = rig.command(&["bake", "bash"]).output().unwrap();
+        // By name: under emulation on a busy machine a guest may need longer than a proof of KVM may take. The other commands
+        // choose by themselves.
+        let baked = rig.command(&["bake", "bash", "--hypervisor", "firecracker"]).output().unwrap();
         assert!(baked.status.success(), "{}", String::from_utf8_lossy(&baked.stderr));
         Some(rig)
     }

@@ -23,7 +23,7 @@ use super::{
     progress::Progress,
     runtime::find,
 };
-use crate::config::Config;
+use crate::config::{Config, Hypervisor};
 
 /// Build a runtime's image, boot it, warm it up, and snapshot it
 ///
@@ -100,10 +100,13 @@ async fn bake_all(
         let request =
             ImageRequest { data: &host.data_dir, runtime, agent: &agent, refresh: arguments.refresh };
         let image = image::build(&request, &progress).await.map_err(|error| image_failure(&error))?;
-        let answer =
-            probe_host(&Order { host: &host, guard: &guard, runtime, image: &image }, &progress).await?;
-        if let (Vmm::Firecracker { .. }, false) = (&host.vmm, answer.usable) {
-            host = host::with(config, &worker, hypervisor::without_kvm(config, &answer.why).await?)?;
+        let order = Order { host: &host, guard: &guard, runtime, image: &image };
+        // Who asks for Firecracker by name has it baked at the guest's own pace.
+        if let (Vmm::Firecracker { .. }, Hypervisor::Auto) = (&host.vmm, config.hypervisor) {
+            let answer = probe_host(&order, &progress).await?;
+            if !answer.usable {
+                host = host::with(config, &worker, hypervisor::without_kvm(config, &answer.why).await?)?;
+            }
         }
         let order = Order { host: &host, guard: &guard, runtime, image: &image };
         let baked = bake(&order, arguments.force, &progress).await?;
@@ -150,7 +153,6 @@ async fn bake(order: &Order<'_>, again: bool, progress: &BakeProgress<'_>) -> Re
     match &host.vmm {
         Vmm::Qemu { qemu, vsock_daemon } => {
             let config = qemu_config(host, qemu, vsock_daemon);
-            // Known by now, since it was probed.
             let answer = probe_host(order, progress).await?;
             let here = &HostFacts { accelerator: answer.accelerator(), ..host.facts.clone() };
             let request = qemu::BakeRequest { config: &config, guard, here, runtime, image, again };

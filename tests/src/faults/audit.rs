@@ -30,6 +30,8 @@ use super::{
 };
 use crate::{process::Left, redis::RealRedis, wait::until};
 
+/// How long workers may take for what is left in queues.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// Of all jobs, in thousandths: the part that may end as `infra_error`.
 const GAVE_UP_MAX_PER_MILLE: u64 = 5;
 /// As many jobs may in a run that is too short for that part to be one: three kills in a row can meet a job by chance.
@@ -68,7 +70,30 @@ pub fn results(seen: &Seen, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Takes what nobody claimed, and sees to it that no queue holds anything.
+/// Waits until the workers have taken everything: of a job that was sent again, a second copy may still wait when its
+/// producer has the result.
+///
+/// # Errors
+/// The broker cannot be asked.
+pub async fn taken(endpoint: &Endpoint, names: &Names, setup: &Setup) -> Result<()> {
+    let link = Link::open(endpoint, "audit").await?;
+    let channel = link.channel().await?;
+    for queue in Topology::new(names, [crate::process::RUNTIME], setup.shards).queues {
+        if queue.name == names.unclaimed() {
+            continue;
+        }
+        until(TAKEN_WITHIN, &format!("somebody takes what is in {}", queue.name), async || {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let found =
+                channel.queue_declare(queue.name.as_str().into(), options, FieldTable::default()).await;
+            found.is_ok_and(|found| found.message_count() == 0)
+        })
+        .await;
+    }
+    Ok(())
+}
+
+/// Takes what nobody claimed, and sees to it that no queue holds anything but copies of jobs, all of which have results.
 ///
 /// # Errors
 /// One does.
@@ -83,9 +108,15 @@ pub async fn broker(endpoint: &Endpoint, names: &Names, setup: &Setup, seen: &mu
         unclaimed += 1;
     }
     for queue in Topology::new(names, [crate::process::RUNTIME], setup.shards).queues {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let found = channel.queue_declare(queue.name.as_str().into(), options, FieldTable::default()).await?;
-        ensure!(found.message_count() == 0, "{} messages are in {}", found.message_count(), queue.name);
+        while let Some(message) =
+            channel.basic_get(queue.name.as_str().into(), BasicGetOptions::default()).await?
+        {
+            // What a worker had fetched goes back when it drains. It may be a copy of a job that was sent again and has its result.
+            let id = message.properties.message_id().as_ref().map_or("", |id| id.as_str());
+            let copy = queue.name.starts_with("hearth.run.") && seen.jobs.contains_key(id);
+            ensure!(copy, "a message {id:?} is in {}", queue.name);
+            message.ack(BasicAckOptions::default()).await?;
+        }
     }
     Ok(unclaimed)
 }
@@ -113,7 +144,8 @@ pub async fn redis(redis: &RealRedis, lease: Duration) -> Result<()> {
     let mut left = Vec::new();
     for key in keys {
         let ttl_ms: i64 = aside.pttl(&key).await?;
-        let kept = key.starts_with("hearth:job:") && ttl_ms > 0;
+        // The lease of whoever reaps ends by itself.
+        let kept = (key.starts_with("hearth:job:") || key == "hearth:reaper") && ttl_ms > 0;
         if !kept && key != LOAD && !MAY_STAY.iter().any(|name| key.ends_with(&format!(":{name}"))) {
             left.push((key, ttl_ms));
         }
@@ -144,6 +176,13 @@ pub fn host(crew: &Crew) -> Result<()> {
     Ok(())
 }
 
+/// Whether nothing but directories is in it: a spool has one for what is not committed yet.
 fn is_empty(directory: &Path) -> Result<bool> {
-    Ok(std::fs::read_dir(directory)?.next().is_none())
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if !path.is_dir() || !is_empty(&path)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -147,6 +147,7 @@ async fn storm(
     (report.kills, report.busy_kills) = killed?;
     produced?;
     (report.jobs, report.took) = (seen.jobs.len() as u64, began.elapsed());
+    audit::taken(&endpoint, &names, setup).await?;
     crew.drain().await?;
     audit::host(crew)?;
     report.unclaimed = audit::broker(&endpoint, &names, setup, &mut seen).await?;

@@ -38,7 +38,7 @@ async fn compilers_are_held_like_any_program() {
         c("include-agent", "#include \"/run/hearth/hostname\"\n").exits(1),
         c("include-init", "#include \"/proc/1/environ\"\n").exits(1),
         c("embed-memory", "__asm__(\".incbin \\\"/proc/kcore\\\"\");int main;").exits(1),
-        c("macros", MACROS).within(json!({"cpu_ms": 3000})).gets(Verdict::TimeLimit, Cause::Cpu),
+        c("macros", MACROS).within(json!({"cpu_ms": 700})).gets(Verdict::TimeLimit, Cause::Cpu),
         c("huge-array", "char a[1L << 30] = {1}; int main(void) { return a[5]; }")
             .within(json!({"disk_mib": 64}))
             .gets(Verdict::DiskLimit, Cause::Enospc),
@@ -49,7 +49,7 @@ async fn compilers_are_held_like_any_program() {
             .within(json!({"cpu_ms": 4000}))
         .gets(Verdict::TimeLimit, Cause::Cpu),
         cpp("wide-templates", "template<class A, class B> struct P {}; template<int N> struct T { using t = P<typename T<N - 1>::t, P<typename T<N - 1>::t, T<N>>>; static const int v = sizeof(t) + T<N - 1>::v; }; template<> struct T<0> { using t = int; static const int v = 1; }; template<class X> int f(X) { return 1; } int main() { return f(T<25>::t()); }")
-            .within(json!({"cpu_ms": 6000}))
+            .within(json!({"cpu_ms": 300}))
             .gets(Verdict::TimeLimit, Cause::Cpu),
         cpp("constexpr", "constexpr int f() { for (;;) {} } static_assert(f()); int main() {}").exits(1),
     ];

@@ -137,13 +137,12 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        for foreign in
-            [&["begun", "1"][..], &["begun", "x", "0", "[]"], &["done", "r"], &[], &["held", "1e+15"]]
-        {
+        for foreign in [&["begun", "1"][..], &["begun", "x", "0", "[]"], &["done"], &[], &["held", "1e+15"]] {
             assert_eq!(begun(fields(foreign), &key, "d", "w"), None, "{foreign:?}");
             assert_eq!(registered(fields(foreign)), None, "{foreign:?}");
             assert_eq!(seized(fields(foreign), &key, "w"), None, "{foreign:?}");
         }
+        assert_eq!(begun(fields(&["done", "r"]), &key, "d", "w"), None, "whom it told is missing");
         assert_eq!(unpublished(fields(&["t/1", "r", "", "t/2"])), None);
         assert_eq!(beat(3), None);
     }

@@ -234,6 +234,21 @@ async fn an_object_that_is_not_what_the_job_says_is_the_first_stages_file_error(
 }
 
 #[tokio::test(start_paused = true)]
+async fn cases_of_a_job_without_its_object_are_skipped_by_name() {
+    let setup = Setup::new("");
+    let file = with(&setup.put("alice/data", b"data"), json!({"object": "file://in/alice/none"}));
+    let stage = json!({"name": "a", "argv": ["x"], "cases": [{"name": "1"}, {"name": "2"}]});
+    let job =
+        json!({"id": "cases", "tenant": "alice", "runtime": "python", "files": file, "stages": [stage]});
+    let result = setup.rig.submit(job).await;
+    assert_eq!(result.verdict, Some(Verdict::FileError));
+    let cases: Vec<_> =
+        result.stages[0].cases.iter().map(|case| (case.name.as_str(), case.run.verdict)).collect();
+    assert_eq!(cases, [("1", Verdict::Skipped), ("2", Verdict::Skipped)]);
+    setup.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_directory_comes_as_an_archive_inline_or_by_reference() {
     let setup = Setup::new("");
     let mut tar = tar::Builder::new(Vec::new());

@@ -42,13 +42,14 @@ impl Executed {
     pub fn without_files(job: &Job, message: String) -> Self {
         let mut executed = Executed::default();
         for stage in &job.stages {
-            let (verdict, cause) = match executed.stages.is_empty() {
-                true => (Verdict::FileError, Cause::Path),
-                false => (Verdict::Skipped, Cause::EarlierFailure),
+            let run = match executed.stages.is_empty() {
+                true => RunReport {
+                    message: Some(message.clone()),
+                    ..RunReport::not_run(Verdict::FileError, Some(Cause::Path))
+                },
+                false => RunReport::not_run(Verdict::Skipped, Some(Cause::EarlierFailure)),
             };
-            let mut run = RunReport::not_run(verdict, Some(cause));
-            run.message = executed.stages.is_empty().then(|| message.clone());
-            executed.stages.push(StageReport { name: stage.name.clone(), run, cases: Vec::new() });
+            executed.stages.push(finish::not_run(stage, run));
         }
         executed
     }

@@ -9,7 +9,10 @@ readonly VHOST_DEVICE_VSOCK=0.3.0
 readonly CARGO_DENY=0.20.2
 readonly S3S_FS=0.14.1    # an S3 server
 readonly AZURITE=3.35.0   # an Azure server; the last that runs on the Node.js of Debian bookworm
+readonly GRAFANA_SCHEMA=13.2.3 # Grafana's types for dashboards
+readonly TYPESCRIPT=5.9.3
 readonly TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/hearth-tools
+readonly SCHEMA_AT=$TOOLS/grafana-schema-$GRAFANA_SCHEMA
 readonly MUSL=x86_64-unknown-linux-musl
 readonly CARGO_BIN=${CARGO_HOME:-$HOME/.cargo}/bin
 PATH=$PATH:$CARGO_BIN:/usr/sbin:/sbin
@@ -18,6 +21,9 @@ say() { printf 'deps: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 at_least() { dpkg --compare-versions "$1" ge "$2"; } # version, least
+
+# For the test that asks.
+[ "${1:-}" != where-grafana-schema ] || { printf '%s\n' "$SCHEMA_AT"; exit; }
 
 # --- what is missing -------------------------------------------------------------------------------------------------
 
@@ -35,6 +41,7 @@ if [ "${1:-}" = test ]; then # the tests start servers of their own on free port
   want node nodejs
   want npm npm
   want cpio cpio # for the machine in which real Firecracker is tested
+  want promtool prometheus # alerts are tested with it
 fi
 has cc || { say 'a C linker is missing (packages gcc, libc6-dev)'; packages+=(gcc libc6-dev); }
 
@@ -74,7 +81,7 @@ release_services() { # packages
   held_services=
   local package
   for package in "$@"; do
-    case $package in redis-server | rabbitmq-server) systemctl disable "$package" >/dev/null 2>&1 || true ;; esac
+    case $package in redis-server | rabbitmq-server | prometheus) systemctl disable "$package" >/dev/null 2>&1 || true ;; esac
   done
 }
 trap 'release_services' EXIT
@@ -149,6 +156,12 @@ install_azurite() {
   ln -sf "$prefix/node_modules/.bin/azurite-blob" "$CARGO_BIN/azurite-blob"
 }
 
+install_grafana_schema() {
+  say "installing Grafana's schema $GRAFANA_SCHEMA"
+  npm install --silent --no-audit --no-fund --prefix "$SCHEMA_AT" \
+    "@grafana/schema@$GRAFANA_SCHEMA" "typescript@$TYPESCRIPT" >&2
+}
+
 install_musl() {
   has rustup && rustup target add $MUSL >&2 && return 0
   say "NOTE: no Rust target $MUSL here: the guest agent is linked statically against glibc instead"
@@ -162,6 +175,7 @@ for_tests() {
   has cargo-deny || cargo_install cargo-deny "$CARGO_DENY"
   has s3s-fs || cargo_install s3s-fs "$S3S_FS" --features binary
   has azurite-blob || install_azurite
+  [ -x "$SCHEMA_AT/node_modules/.bin/tsc" ] || install_grafana_schema
 }
 
 # ---------------------------------------------------------------------------------------------------------------------

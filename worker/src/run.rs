@@ -120,6 +120,8 @@ pub async fn run<L: Ledger>(
     parts: Parts<L>,
     mut orders: mpsc::Receiver<Order>,
 ) -> Result<Stopped, RunError> {
+    meters::offered(parts.offers.keys().map(String::as_str));
+    meters::promised(settings.pool.scaling.as_ref());
     let publisher =
         Publisher::new(settings.broker.endpoint.clone(), &format!("hearth {} results", parts.name));
     let rule = ReplyRule::new(settings.broker.names.clone(), settings.broker.reply_to.clone());
@@ -146,9 +148,9 @@ pub async fn run<L: Ledger>(
     if let Some(address) = settings.admin {
         let bound = admin::bind(address).await.map_err(|source| RunError::Admin { address, source })?;
         tracing::info!(address = %bound.1, "pages for operators");
-        beside.spawn(admin::serve(bound.0, pages));
+        beside.spawn(admin::serve(bound.0, pages.clone()));
     }
-    beside.spawn(watch_over(service.clone()));
+    beside.spawn(watch_over(service.clone(), pages));
     let mut wait = drained.clone();
     let drain = async move {
         let _ = wait.wait_for(|draining| *draining).await;
@@ -287,7 +289,7 @@ fn source_config(settings: &Settings, offers: &BTreeMap<String, Offer>, slots: u
 }
 
 /// What goes on beside the jobs: ends what is overdue, publishes what was spooled, measures.
-async fn watch_over<L: Ledger>(service: Arc<Service<L, AmqpSink>>) {
+async fn watch_over<L: Ledger>(service: Arc<Service<L, AmqpSink>>, pages: Arc<WorkerPages>) {
     let published = |publication: Publication| {
         let service = service.clone();
         async move {
@@ -302,6 +304,7 @@ async fn watch_over<L: Ledger>(service: Arc<Service<L, AmqpSink>>) {
         let mut ticks = tokio::time::interval(MEASURE_EVERY);
         loop {
             ticks.tick().await;
+            meters::READY.set(&[], f64::from(u8::from(pages.reasons().is_empty())));
             meters::JOBS_INFLIGHT.set(&[], service.running.count() as f64);
             let undecided = service.spool().and_then(|spool| spool.entries().ok()).map_or(0, |all| all.len());
             meters::RESULTS_SPOOLED.set(&[], (service.sink.spooled() + undecided) as f64);

@@ -37,6 +37,7 @@ use tokio::{
 
 /// Which scenario moves what.
 const A_JOB_RUNS: &[&str] = &[
+    "hearth_worker_ready",
     "hearth_jobs_inflight",
     "hearth_jobs_total",
     "hearth_job_step_seconds",
@@ -44,9 +45,12 @@ const A_JOB_RUNS: &[&str] = &[
     "hearth_pool_target",
     "hearth_pool_claims_total",
     "hearth_pool_claim_wait_seconds",
+    "hearth_pool_target_wait_seconds",
+    "hearth_pool_target_hit_ratio",
     "hearth_pool_refill_seconds",
     "hearth_restore_seconds",
     "hearth_vm_age_seconds",
+    "hearth_vm_retired_total",
     "hearth_lease_events_total",
     "hearth_transfer_bytes_total",
     "hearth_result_publish_total",
@@ -115,7 +119,7 @@ impl Worker {
     fn start(url: &str, prefix: &str, setup: &Setup, spool: &Path, metrics: PrometheusHandle) -> Self {
         let text = format!(
             "[broker]\nurl = \"{url}\"\nprefix = \"{prefix}\"\nshards = 2\n[worker]\nspool = \"{}\"\n\
-             [jobs]\nwall_max_ms = 60000\n",
+             [jobs]\nwall_max_ms = 60000\n[pool]\nmode = \"auto\"\ntarget_wait_ms = 50\n",
             spool.display()
         );
         let settings = Settings::parse(&text, &|_| None).unwrap();

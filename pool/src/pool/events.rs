@@ -100,6 +100,36 @@ pub enum Farewell {
     GreetingFailed(String),
 }
 
+impl Farewell {
+    /// All names.
+    pub const NAMES: [&str; 8] = [
+        "finished",
+        "stale",
+        "surplus",
+        "exited",
+        "lease_at_risk",
+        "closing",
+        "restore_failed",
+        "greeting_failed",
+    ];
+
+    /// Its name, for metrics.
+    pub const fn name(&self) -> &'static str {
+        let [finished, stale, surplus, exited, lease_at_risk, closing, restore_failed, greeting_failed] =
+            Self::NAMES;
+        match self {
+            Self::Finished => finished,
+            Self::Stale => stale,
+            Self::Surplus => surplus,
+            Self::Exited => exited,
+            Self::LeaseAtRisk => lease_at_risk,
+            Self::Closing => closing,
+            Self::RestoreFailed(_) => restore_failed,
+            Self::GreetingFailed(_) => greeting_failed,
+        }
+    }
+}
+
 impl fmt::Display for Farewell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

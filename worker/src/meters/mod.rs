@@ -6,8 +6,12 @@ mod table;
 use std::{sync::Arc, time::Duration};
 
 use hearth_pool::{
-    pool::{Observer, Outcome, events::Event},
+    pool::{
+        Observer, Outcome,
+        events::{Event, Farewell},
+    },
     reclaim::Reclaimed,
+    scale::scaler::Policy,
 };
 use hearth_schemas::result::{JobResult, Timings};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
@@ -31,6 +35,22 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
     ALL.iter().for_each(|metric| metric.describe());
     Ok(handle)
+}
+
+/// Says of counters by runtime, too, that nothing has happened yet, now that the runtimes are known.
+pub fn offered<'a>(runtimes: impl Iterator<Item = &'a str>) {
+    for runtime in runtimes {
+        CLAIM_OUTCOMES.iter().for_each(|outcome| POOL_CLAIMS.add(&[runtime, outcome], 0));
+        Farewell::NAMES.iter().for_each(|why| VM_RETIRED.add(&[runtime, why], 0));
+    }
+}
+
+/// Notes what the settings promise.
+pub fn promised(promise: Option<&Policy>) {
+    if let Some(policy) = promise {
+        TARGET_HIT.set(&[], policy.target_hit);
+        TARGET_WAIT.set(&[], policy.target_wait.as_secs_f64());
+    }
 }
 
 /// Notes a result that was decided here.
@@ -98,6 +118,7 @@ fn observe(event: Event<'_>) {
         }
         Event::Retired { slot, why, age } => {
             tracing::info!(%slot, %why, "VM retires");
+            VM_RETIRED.count(&[&slot.runtime, why.name()]);
             if let Some(age) = age {
                 VM_AGE.record(&[&slot.runtime], age.as_secs_f64());
             }

@@ -3,7 +3,7 @@
 use hearth_pool::{
     hypervisor::{RESTORE_STEPS, TRANSPORTS},
     phase::Phase,
-    pool::events::LeaseEvent,
+    pool::events::{Farewell, LeaseEvent},
 };
 use hearth_schemas::result::{Status, Verdict};
 use metrics::Unit;
@@ -30,6 +30,8 @@ macro_rules! metrics {
 const RUNTIME: Values = Values::Runtimes;
 
 metrics! {
+    READY: Gauge "hearth_worker_ready" [Count] {}
+        "1 while this worker can take jobs, else 0; /ready says why not";
     JOBS: Counter "hearth_jobs_total" [Count] {"runtime" = RUNTIME, "status" = STATUS, "verdict" = VERDICT}
         "Jobs whose result this worker decided; the runtime of a refused one is -";
     JOB_STEP: Histogram "hearth_job_step_seconds" [Seconds] {"step" = STEP}
@@ -44,12 +46,18 @@ metrics! {
         "Claims by how they ended: a VM was ready, came in time, or did not";
     POOL_CLAIM_WAIT: Histogram "hearth_pool_claim_wait_seconds" [Seconds] {"runtime" = RUNTIME}
         "How long a claim waited for a VM";
+    TARGET_WAIT: Gauge "hearth_pool_target_wait_seconds" [Seconds] {}
+        "How long a claim may wait, by this worker's settings";
+    TARGET_HIT: Gauge "hearth_pool_target_hit_ratio" [Count] {}
+        "Of all claims the part that is to wait no longer than that; without scaling there is none";
     POOL_REFILL: Histogram "hearth_pool_refill_seconds" [Seconds] {"runtime" = RUNTIME}
         "From a slot without a VM to one that is ready: turns, leases and failed tries included";
     RESTORE: Histogram "hearth_restore_seconds" [Seconds] {"runtime" = RUNTIME, "step" = RESTORE_STEP}
         "Time of each step of a restore, from nothing to a confirmed wake";
     VM_AGE: Histogram "hearth_vm_age_seconds" [Seconds] {"runtime" = RUNTIME}
         "Age of a VM when it retires, from its restore";
+    VM_RETIRED: Counter "hearth_vm_retired_total" [Count] {"runtime" = RUNTIME, "why" = FAREWELL}
+        "VMs, and what was to become one, by why they went";
     LEASE_EVENTS: Counter "hearth_lease_events_total" [Count] {"kind" = LEASE_KIND, "event" = LEASE_EVENT}
         "What happened to leases";
     TRANSFER: Counter "hearth_transfer_bytes_total" [Bytes] {"direction" = DIRECTION, "transport" = TRANSPORT}
@@ -72,6 +80,9 @@ metrics! {
         "Times that the broker's connection was made anew";
 }
 
+/// How claims end.
+pub(super) const CLAIM_OUTCOMES: [&str; 3] = ["hit", "wait", "timeout"];
+
 const STATUS: Values = Values::OneOf(|| Status::ALL.iter().map(|status| status.as_str()).collect());
 const VERDICT: Values =
     Values::OneOf(|| Verdict::ALL.iter().map(|verdict| verdict.as_str()).chain(["none"]).collect());
@@ -79,8 +90,9 @@ const STEP: Values = Values::OneOf(|| {
     vec!["queued", "fetch", "claim", "wake", "upload", "run", "download", "commit", "publish"]
 });
 const PHASE: Values = Values::OneOf(|| Phase::ALL.iter().map(|phase| phase.name()).collect());
-const CLAIM: Values = Values::OneOf(|| vec!["hit", "wait", "timeout"]);
+const CLAIM: Values = Values::OneOf(|| CLAIM_OUTCOMES.to_vec());
 const RESTORE_STEP: Values = Values::OneOf(|| RESTORE_STEPS.to_vec());
+const FAREWELL: Values = Values::OneOf(|| Farewell::NAMES.to_vec());
 const LEASE_KIND: Values = Values::OneOf(|| vec!["identity"]);
 const LEASE_EVENT: Values = Values::OneOf(|| LeaseEvent::NAMES.to_vec());
 const DIRECTION: Values = Values::OneOf(|| vec!["to_vm", "from_vm"]);

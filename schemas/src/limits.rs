@@ -48,6 +48,10 @@ pub const INLINE_OUTPUTS_TOTAL_MAX_BYTES: u64 = 16 * 1024 * 1024;
 pub const CAPTURE_HEAD_BYTES: usize = 64 * 1024;
 /// How much of the end of a stream is kept in a result when it was longer than head and tail together.
 pub const CAPTURE_TAIL_BYTES: usize = 64 * 1024;
+/// The least that a message with a result may be bounded to: any result can be reduced to it.
+pub const RESULT_LEAST_BYTES: usize = 4 * 1024 * 1024;
+/// A whole result as JSON that is kept in a store, at most.
+pub const RESULT_MAX_BYTES: u64 = 512 * 1024 * 1024;
 
 /// The largest piece of output in a live event.
 pub const LIVE_CHUNK_BYTES: usize = 32 * 1024;

@@ -20,9 +20,10 @@ use crate::{
     execute::{Executed, StepFailure, Transfers, execute},
     finish::{self, Circumstances},
     handle::Service,
-    ledger::{Beat, FailedAttempt, HEARTBEAT_EVERY, Ledger, Token, unix_ms},
+    ledger::{Beat, FailedAttempt, HEARTBEAT_EVERY, JobKey, Ledger, Token, unix_ms},
     live::{Feed, connection::Connection},
     objects::{FetchError, Fetched, Objects},
+    reduce::reduce,
     stop::{self, Stop, StopReason, Stopper},
     trace::{self, step},
 };
@@ -66,9 +67,26 @@ pub async fn attempt<L: Ledger, S>(
     let attempt = history.iter().filter(|failed| failed.counted).count() as u32 + 1;
     Span::current().record("attempt", attempt);
     let circumstances = Circumstances::new(service.worker(), attempt, arrived);
+    let name = format!("{attempt}-{}", Ulid::generate());
+    let attempted = async {
+        let attempted = run(service, job, &name, &stop, circumstances, feed).await;
+        // While the token is kept alive.
+        fit(service, &token.key, &name, attempted).await
+    };
     tokio::select! {
-        attempted = run(service, job, &stop, circumstances, feed) => attempted,
+        attempted = attempted => attempted,
         () = supervise(&service.ledger, token, &stopper, arrived + job.deadline) => Attempted::Lost,
+    }
+}
+
+/// Makes a result fit its message.
+async fn fit<L, S>(service: &Service<L, S>, key: &JobKey, name: &str, attempted: Attempted) -> Attempted {
+    let intake = service.intake();
+    match (attempted, intake.results) {
+        (Attempted::Result(result), Some(terms)) => {
+            Attempted::Result(reduce(*result, key, name, terms, &intake.objects).await.into())
+        }
+        (attempted, _) => attempted,
     }
 }
 
@@ -104,6 +122,7 @@ async fn lost<L: Ledger>(ledger: &L, token: &Token, stopper: &Stopper) {
 async fn run<L: Ledger, S>(
     service: &Service<L, S>,
     job: &Job,
+    name: &str,
     stop: &Stop,
     mut circumstances: Circumstances,
     feed: &Feed,
@@ -143,8 +162,7 @@ async fn run<L: Ledger, S>(
     circumstances.saw(&claim);
     tell(&claim, started.elapsed());
     let live = Connection::make(&claim, feed).await;
-    let attempt = format!("{}-{}", circumstances.attempt, Ulid::generate());
-    let mut transfers = Transfers { objects: &objects, fetched, attempt };
+    let mut transfers = Transfers { objects: &objects, fetched, attempt: name.to_owned() };
     let executed = execute(claim.session(), job, &mut transfers, stop, feed).await;
     let attempted = match executed {
         Ok(executed) => Attempted::Result(Box::new(match stop.reason() {

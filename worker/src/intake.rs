@@ -12,6 +12,7 @@ use crate::{
     amqp::reply::ReplyRule,
     ledger::Quotas,
     objects::Objects,
+    reduce::ResultTerms,
     seams::Properties,
 };
 
@@ -35,6 +36,8 @@ pub struct Intake {
     pub worker: String,
     /// Where results may be sent. In one process, where that is no queue's name, there is no rule.
     pub reply: Option<ReplyRule>,
+    /// How large messages with results may be. In one process, where there are none, a result is always whole.
+    pub results: Option<ResultTerms>,
     /// Where objects are; `terms.objects` says who may have which.
     pub objects: Objects,
 }
@@ -50,6 +53,7 @@ impl Intake {
             quotas: Quotas::default(),
             worker: worker.into(),
             reply: None,
+            results: None,
             objects: Objects::none(),
         }
     }

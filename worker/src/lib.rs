@@ -21,6 +21,7 @@ pub mod meters;
 pub mod objects;
 pub mod plan;
 pub mod reaper;
+pub mod reduce;
 pub mod route;
 pub mod run;
 pub mod seams;

@@ -34,6 +34,7 @@ use crate::{
     meters,
     objects::{Objects, OpenError},
     reaper::reap,
+    reduce::ResultTerms,
     seams::Publication,
     service::serve,
     settings::{Changes, Settings},
@@ -269,6 +270,7 @@ fn intake_of(
         quotas: settings.quotas.clone(),
         worker: name.to_owned(),
         reply: Some(rule),
+        results: Some(ResultTerms { message_max_bytes: settings.broker.message_max_bytes }),
         objects: Objects::open(&settings.objects, object_spool.to_owned())?,
     })
 }

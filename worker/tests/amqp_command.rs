@@ -23,9 +23,12 @@ use std::{
 use amqp_rig::{Setup, job};
 use broker::{Vhost, prefix, until, vhost};
 use hearth::{assert_complaint, assert_data, stderr, stdout};
+use hearth_schemas::result::JobResult;
 use hearth_worker::{
     amqp::names::Names,
     meters,
+    objects::ObjectSettings,
+    reduce::ResultTerms,
     run::{Order, Parts, Stopped, run},
     settings::Settings,
 };
@@ -123,6 +126,54 @@ async fn one_job_is_sent_and_waited_for() {
     assert_complaint(&nobody, 75);
     let elsewhere = hearth::hearth(&["cancel", "x", "--broker", "amqp://127.0.0.1:1"]);
     assert_complaint(&elsewhere, 75);
+}
+
+/// A worker with a store, and a command that can reach it or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_no_message_carries_is_fetched_where_it_can_be() {
+    let Some(broker) = Broker::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let (store, spool) = (directory.path().join("store"), directory.path().join("spool"));
+    std::fs::create_dir(&store).unwrap();
+    let text = format!(
+        "[objects.stores.\"file://out\"]\nfolder = \"{}\"\n[objects.outputs]\nto = \"file://out\"\n",
+        store.display()
+    );
+    let file = directory.path().join("objects.toml");
+    std::fs::write(&file, &text).unwrap();
+    let file = file.to_str().unwrap();
+    let objects = Some((ObjectSettings::parse(&text, &|_| None).unwrap(), spool));
+    let results = Some(ResultTerms { message_max_bytes: 4 << 20 });
+    let setup = Setup { objects, results, ..broker.setup() };
+    let worker = setup.worker("w1").await;
+    let long = "a line of some length\n".repeat(5000);
+    let sent = job("large", &long).to_string();
+    let short = broker.hearth(&["submit", "-", "--wait"], &sent).await;
+    assert_eq!(short.status.code(), Some(0), "{}", stderr(&short));
+    assert!(stderr(&short).contains("--objects"), "{}", stderr(&short));
+    let result: JobResult = serde_json::from_str(stdout(&short)).unwrap();
+    assert!(stdout(&short).len() < 64 << 10 && result.reduced.is_some());
+    let whole = broker.hearth(&["submit", "-", "--wait", "--objects", file], &sent).await;
+    assert_data(&whole, 0);
+    let result: JobResult = serde_json::from_str(stdout(&whole)).unwrap();
+    assert_eq!((amqp_rig::printed(&result), result.reduced), (long.clone(), None));
+    // The same in a batch, where one job's whole is gone.
+    let jobs = directory.path().join("jobs");
+    std::fs::write(&jobs, format!("{sent}\n{}\n", job("gone", &long))).unwrap();
+    let batch = ["submit", "--batch", jobs.to_str().unwrap(), "--ordered", "--objects", file];
+    let first = broker.hearth(&batch, "").await;
+    let results: Vec<JobResult> =
+        stdout(&first).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(results.iter().all(|result| result.reduced.is_none()) && results.len() == 2);
+    std::fs::remove_dir_all(store.join("guests/gone")).unwrap();
+    let again = broker.hearth(&batch, "").await;
+    assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
+    assert!(stderr(&again).contains("is not there"), "{}", stderr(&again));
+    let results: Vec<JobResult> =
+        stdout(&again).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(results.iter().map(|result| result.reduced.is_some()).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(setup.ran().len(), 2, "each ran once");
+    worker.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,11 @@
     reason = "a test may"
 )]
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use hearth_worker::settings::Settings;
 
@@ -31,6 +35,9 @@ fn the_example_settings_are_taken_and_say_the_defaults() {
     assert_eq!(example.broker, least.broker);
     assert_eq!((example.job_wall_max, example.deadline_ms), (least.job_wall_max, least.deadline_ms));
     assert_eq!((example.grace, example.spool_max_bytes), (least.grace, least.spool_max_bytes));
+    let unit = text("hearth-worker.service");
+    assert!(unit.contains("\nStateDirectory=hearth\n"), "the spool's place is there and may be written");
+    assert_eq!(example.spool, least.with_data_dir(Path::new("/var/lib/hearth")).spool);
     assert!(example.redis.is_some() && example.admin.is_some());
     let with_traces = text("worker.toml").replace("# otlp_endpoint", "otlp_endpoint");
     assert!(settings(&with_traces).telemetry.otlp_endpoint.is_some());

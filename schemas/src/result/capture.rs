@@ -24,6 +24,31 @@ pub struct Captured {
     pub truncated_bytes: u64,
 }
 
+impl Captured {
+    /// The same with at most this many bytes of the start and of the end; `None` when it has no more than that.
+    #[must_use]
+    pub fn cut(&self, head_max: usize, tail_max: usize) -> Option<Captured> {
+        let mut head = self.content.decode().unwrap_or_default();
+        let mut tail = self.tail.as_ref().and_then(|tail| tail.decode().ok()).unwrap_or_default();
+        if self.tail.is_none() && head.len() <= head_max.saturating_add(tail_max)
+            || self.tail.is_some() && head.len() <= head_max && tail.len() <= tail_max
+        {
+            return None;
+        }
+        // What is missing at the end has no end to be kept.
+        if self.tail.is_none() && self.truncated_bytes == 0 {
+            tail = head.split_off(head_max.min(head.len()));
+        }
+        head.truncate(head_max);
+        trim_end(&mut head);
+        tail.drain(..tail.len().saturating_sub(tail_max));
+        trim_start(&mut tail);
+        let truncated_bytes = self.bytes.saturating_sub((head.len() + tail.len()) as u64);
+        let tail = (!tail.is_empty()).then(|| Payload::from(tail));
+        Some(Captured { content: Payload::from(head), tail, bytes: self.bytes, truncated_bytes })
+    }
+}
+
 /// Collects a stream in bounded memory.
 #[derive(Clone, Debug)]
 pub struct Capture {
@@ -173,6 +198,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_cut_again_is_as_if_it_had_been_cut_at_once(
+            stream in proptest::collection::vec(any::<u8>(), 0..64),
+            first in 0..24_usize,
+            then in 0..24_usize,
+        ) {
+            let mut capture = Capture::new(first, first);
+            capture.push(&stream);
+            let captured = capture.finish();
+            let cut = captured.cut(then, then).unwrap_or_else(|| captured.clone());
+            let content = cut.content.decode().unwrap();
+            let tail = cut.tail.as_ref().map(|tail| tail.decode().unwrap()).unwrap_or_default();
+            prop_assert!(stream.starts_with(&content) && stream.ends_with(&tail));
+            prop_assert!(content.len() + tail.len() <= 2 * then);
+            prop_assert_eq!(cut.bytes, stream.len() as u64);
+            prop_assert_eq!(cut.truncated_bytes, (stream.len() - content.len() - tail.len()) as u64);
+            prop_assert_eq!(cut.cut(then, then), None);
+        }
+
         #[test]
         fn both_ends_are_those_of_the_stream(
             stream in proptest::collection::vec(any::<u8>(), 0..64),

@@ -5,6 +5,7 @@ mod capture;
 mod failure;
 mod millis;
 mod payload;
+mod reduced;
 mod verdict;
 
 use schemars::JsonSchema;
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub use capture::{Capture, Captured};
 pub use failure::{Attempt, InfraError, Refusal, RefusalCode, Step};
 pub use millis::Millis;
-pub use payload::{OutputContent, Payload};
+pub use payload::{Omitted, OutputContent, Payload};
+pub use reduced::Reduced;
 pub use verdict::{Cause, Status, Verdict};
 
 /// The only version of the result that exists.
@@ -70,6 +72,9 @@ pub struct JobResult {
     /// Which attempt this is the result of, from 1; 0 when no VM was reached.
     #[serde(default)]
     pub attempt: u32,
+    /// Present when this is not all of it: the whole result was larger than a message should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduced: Option<Reduced>,
     /// The job's own, unchanged.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub metadata: serde_json::Map<String, serde_json::Value>,
@@ -101,6 +106,7 @@ impl JobResult {
             worker: None,
             snapshot: None,
             attempt: 0,
+            reduced: None,
             metadata: serde_json::Map::new(),
         }
     }

@@ -43,7 +43,7 @@ impl From<Vec<u8>> for Payload {
     }
 }
 
-/// The content of an output: inline, or by reference.
+/// The content of an output: inline, by reference, or not here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputContent {
@@ -54,6 +54,18 @@ pub enum OutputContent {
     Base64(String),
     /// Where the bytes are kept, such as `s3://bucket/key`.
     Object(String),
+    /// Why the bytes are not in this message.
+    Omitted(Omitted),
+}
+
+/// Why the content of an output is not in a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Omitted {
+    /// It is in the whole result, which is kept in a store.
+    ByReference,
+    /// The message had no room, and there is no store.
+    NoRoom,
 }
 
 impl From<Payload> for OutputContent {

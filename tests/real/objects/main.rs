@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_schemas::reference::Reference;
+use hearth_schemas::{reference::Reference, result::Reduced};
 use hearth_tests::{objects::Stores, wait::until};
 use hearth_worker::{
     admit::{Content, JobFile, ObjectInput},
@@ -104,6 +104,21 @@ async fn holds(setup: &Setup) {
     assert_eq!(std::fs::read_dir(setup.spool.path()).unwrap().count(), 0, "the spool has no names");
 }
 
+/// A result that no message carries is read back as it was.
+async fn keeps_results(setup: &Setup) {
+    let job = JobKey { tenant: "alice".into(), id: "j".into() };
+    for bytes in [content(70_000), content(LARGE_BYTES)] {
+        let attempt = format!("{}-x", bytes.len());
+        let body = Bytes::from(bytes);
+        let kept = setup.objects.keep_result(&job, &attempt, body.clone()).await.unwrap().unwrap();
+        let sha256: String = sha256(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let size_bytes = body.len() as u64;
+        let reduced = Reduced::ByReference { object: kept.to_string(), sha256, size_bytes };
+        assert_eq!(setup.objects.result(&reduced).await.unwrap(), body);
+        assert!(kept.to_string().ends_with(&format!("/kept/alice/j/{attempt}/_result.json")), "{kept}");
+    }
+}
+
 /// What is given up before its end never appears.
 async fn leaves_nothing_half_done(setup: &Setup) {
     let job = JobKey { tenant: "alice".into(), id: "j".into() };
@@ -137,6 +152,7 @@ async fn survives_an_outage(mut setup: Setup) {
 async fn a_folder() {
     let setup = Setup::new(Stores::folder().unwrap());
     holds(&setup).await;
+    keeps_results(&setup).await;
     leaves_nothing_half_done(&setup).await;
 }
 
@@ -145,6 +161,7 @@ async fn s3() {
     let Some(stores) = Stores::s3().await.unwrap() else { return };
     let setup = Setup::new(stores);
     holds(&setup).await;
+    keeps_results(&setup).await;
     leaves_nothing_half_done(&setup).await;
     survives_an_outage(setup).await;
 }
@@ -154,6 +171,7 @@ async fn azure() {
     let Some(stores) = Stores::azure().await.unwrap() else { return };
     let setup = Setup::new(stores);
     holds(&setup).await;
+    keeps_results(&setup).await;
     leaves_nothing_half_done(&setup).await;
     survives_an_outage(setup).await;
 }

@@ -25,8 +25,8 @@ pub use code::{CODE_STAGE, COMPILE_STAGE};
 pub use command::base_env;
 pub use files::{Content, JobFile};
 pub use limits::Limits;
-pub(crate) use objects::hex;
 pub use objects::{EVERY_TENANT, ObjectInput, ObjectTerms};
+pub(crate) use objects::{hex, unhex};
 pub use terms::{Bound, LimitTerms, Offer, Producer, Terms};
 
 use crate::ledger::JobKey;

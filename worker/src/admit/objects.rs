@@ -68,7 +68,7 @@ pub(super) fn object(
     }
     let required = |member: &str| invalid(within(member), "is missing; it is required with an object");
     let sha256 = file.sha256.as_deref().ok_or_else(|| required("sha256"))?;
-    let sha256 = digest(sha256).ok_or_else(|| {
+    let sha256 = unhex(sha256).ok_or_else(|| {
         invalid(within("sha256"), "is no SHA-256; allowed are 64 hexadecimal digits, in lower case")
     })?;
     let size = file.size.ok_or_else(|| required("size"))?;
@@ -81,7 +81,7 @@ pub(super) fn object(
 }
 
 /// From hex.
-fn digest(hex: &str) -> Option<[u8; 32]> {
+pub(crate) fn unhex(hex: &str) -> Option<[u8; 32]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
         b'a'..=b'f' => Some(byte - b'a' + 10),

@@ -1,8 +1,17 @@
 //! From an admitted job to its objects on this host, each of the size and digest that the job vouches for.
 
-use std::{collections::BTreeMap, fs::File, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read as _, Seek as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use hearth_schemas::{limits::RESULT_MAX_BYTES, reference::Reference, result::Reduced};
 use object_store::{ObjectStoreExt as _, path::Path};
 use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking, time::timeout};
 
@@ -12,7 +21,7 @@ use super::{
     store::Store,
 };
 use crate::{
-    admit::{Content, JobFile, ObjectInput},
+    admit::{Content, JobFile, ObjectInput, unhex},
     tar::{TarEntry, list},
 };
 
@@ -122,6 +131,40 @@ impl Objects {
             })
             .await?;
         Ok(Fetched { spool: Some(spool), places, _room: Some(room) })
+    }
+
+    /// Fetches a whole result of which a message names object, digest and size, and checks it. When the future is dropped,
+    /// nothing is left.
+    ///
+    /// # Errors
+    /// No store here has it, or it is not what the message says.
+    pub async fn result(&self, reduced: &Reduced) -> Result<Bytes, FetchError> {
+        let Reduced::ByReference { object, sha256, size_bytes } = reduced else {
+            return Err(FetchError::Job("reduced: nothing is kept of what was cut".to_owned()));
+        };
+        let wrong = |field: &str, what: &str| FetchError::Job(format!("reduced.{field}: {what}"));
+        let reference = Reference::parse(object).map_err(|error| wrong("object", &error.to_string()))?;
+        let sha256 = unhex(sha256).ok_or_else(|| wrong("sha256", "is no SHA-256 in hex"))?;
+        if *size_bytes > RESULT_MAX_BYTES {
+            return Err(wrong("size_bytes", &format!("{size_bytes} is more than {RESULT_MAX_BYTES}")));
+        }
+        if self.store(&reference.store).is_none() {
+            return Err(wrong("object", &format!("{} is no store that is configured here", reference.store)));
+        }
+        let field = "reduced.object".to_owned();
+        let content = Content::Object(ObjectInput { reference, sha256, size: *size_bytes, field });
+        let file = JobFile { path: "result".to_owned(), mode: 0o600, content };
+        let fetched = self.fetch(std::slice::from_ref(&file)).await?;
+        let read = spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            if let Some(mut file) = fetched.file()? {
+                file.rewind()?;
+                file.read_to_end(&mut bytes)?;
+            }
+            Ok::<_, io::Error>(Bytes::from(bytes))
+        });
+        let read = read.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        read.map_err(|error| ours("from the spool", error))
     }
 
     async fn room(&self, bytes: u64) -> Result<OwnedSemaphorePermit, FetchError> {

@@ -14,6 +14,8 @@ use tokio::{
 use super::{Objects, folder::Unnamed, store::Store};
 use crate::ledger::JobKey;
 
+/// What a whole result is called; names of outputs do not begin with `_` but for `_<number>/`.
+const RESULT_NAME: &str = "_result.json";
 /// What stores take as a part at least, and what one output costs in memory.
 const PART_BYTES: usize = 5 << 20;
 /// A store that does not take a part in so long is away.
@@ -57,8 +59,32 @@ impl Objects {
         number: usize,
         path: &str,
     ) -> Result<Option<Keeping>, KeepError> {
+        self.keep_named(job, attempt, &key(path, number)).await
+    }
+
+    /// Keeps a whole result, whose name no output can have. `None` where the operator keeps no outputs.
+    ///
+    /// # Errors
+    /// The store does not take it.
+    pub async fn keep_result(
+        &self,
+        job: &JobKey,
+        attempt: &str,
+        result: Bytes,
+    ) -> Result<Option<Reference>, KeepError> {
+        let Some(mut keeping) = self.keep_named(job, attempt, RESULT_NAME).await? else { return Ok(None) };
+        keeping.piece(result).await?;
+        keeping.finish().await.map(Some)
+    }
+
+    async fn keep_named(
+        &self,
+        job: &JobKey,
+        attempt: &str,
+        name: &str,
+    ) -> Result<Option<Keeping>, KeepError> {
         let Some((below, store)) = self.kept_below() else { return Ok(None) };
-        let rest = format!("{}/{}/{attempt}/{}", job.tenant, job.id, key(path, number));
+        let rest = format!("{}/{}/{attempt}/{name}", job.tenant, job.id);
         let reference = below.object(&job.tenant, &rest);
         let reference = reference.map_err(|error| failed(&rest, error))?;
         let to = match store {

@@ -61,10 +61,12 @@ impl ObjectSettings {
 /// Where and how outputs are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputSettings {
-    /// `<below>/<tenant>/<job>/<attempt>/<path>`.
+    /// `<below>/<tenant>/<job>/<attempt>/<path>`; a whole result has the path `_result.json`.
     pub below: Prefix,
     /// Outputs of at most so many bytes stay in the result.
     pub inline_max_bytes: u64,
+    /// Results of at most so many bytes, as JSON, are sent whole; larger ones are kept here too.
+    pub result_max_bytes: usize,
     /// Size of one output at most, in bytes.
     pub file_max_bytes: u64,
     /// Size of all outputs of a job together, at most, in bytes.
@@ -77,6 +79,7 @@ impl OutputSettings {
         OutputSettings {
             below,
             inline_max_bytes: 64 * 1024,
+            result_max_bytes: 64 * 1024,
             file_max_bytes: 512 * MIB,
             job_max_bytes: 512 * MIB,
         }

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use hearth_schemas::job::is_name;
+use hearth_schemas::{job::is_name, limits::RESULT_LEAST_BYTES};
 use toml::{Table, Value};
 
 pub use self::{
@@ -44,6 +44,11 @@ use crate::{
 
 /// What a job's message is held for beyond its stages' wall time: transfers, a slow agent, a claim.
 const HELD_BEYOND_WALL: Duration = Duration::from_secs(3 * 60);
+
+/// What a broker can be told to carry in one message, in MiB: any result can be reduced to the least.
+const MESSAGE_MIB: (u64, u64) = (RESULT_LEAST_BYTES as u64 >> 20, 512);
+/// RabbitMQ 4 carries 16 MiB unless it is told otherwise.
+const MESSAGE_DEFAULT_MIB: u64 = 15;
 
 /// A worker's settings.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +79,7 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// How long a drain may take.
     pub grace: Duration,
-    /// Where results wait while the broker is away; none without.
+    /// Where results wait while the broker or the ledger is away; see [`Settings::with_data_dir`].
     pub spool: Option<PathBuf>,
     /// How many bytes of them.
     pub spool_max_bytes: u64,
@@ -103,6 +108,8 @@ pub struct BrokerSettings {
     pub consumer_timeout: Duration,
     /// Where results may be sent.
     pub reply_to: Vec<String>,
+    /// What the broker carries in one message, in bytes.
+    pub message_max_bytes: usize,
 }
 
 /// See [`Settings::redis`].
@@ -149,6 +156,13 @@ impl Settings {
             (Some(settings), mistakes) if mistakes.is_empty() => Ok(settings),
             (_, mistakes) => Err(BadSettings(mistakes)),
         }
+    }
+
+    /// The same with a place below the data directory for what has none of its own.
+    #[must_use]
+    pub fn with_data_dir(mut self, data_dir: &Path) -> Self {
+        self.spool.get_or_insert_with(|| data_dir.join("spool"));
+        self
     }
 
     fn read(whole: &mut Table, overrides: Overrides<'_>, mistakes: &mut Mistakes) -> Option<Self> {
@@ -220,6 +234,7 @@ fn broker(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<BrokerSet
     let declare = section.flag("declare", true, mistakes);
     let timeout_s = section.number("consumer_timeout_s", (60, 30 * 24 * 3600), 1800, mistakes);
     let reply_to = section.texts("reply_to", mistakes).unwrap_or_else(|| vec!["*".to_owned()]);
+    let message_mib = section.number("message_max_mib", MESSAGE_MIB, MESSAGE_DEFAULT_MIB, mistakes);
     let weights = section.field("lane_weights", mistakes, weights).unwrap_or(WEIGHTS);
     section.end(mistakes);
     let names = Names::new(&prefix).map_err(|error| mistakes.note("broker.prefix", error)).ok();
@@ -244,6 +259,7 @@ fn broker(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<BrokerSet
         declare,
         consumer_timeout: Duration::from_secs(timeout_s),
         reply_to,
+        message_max_bytes: usize::try_from(message_mib << 20).unwrap_or(usize::MAX),
     })
 }
 

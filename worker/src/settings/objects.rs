@@ -115,15 +115,17 @@ fn outputs(value: &Value) -> Result<OutputSettings, String> {
     let below = below
         .unwrap_or_else(|| Err("`to` is missing; it is a prefix such as \"s3://bucket/folder\"".into()))?;
     let mut read = OutputSettings::new(below);
+    let mut result_max_bytes = read.result_max_bytes as u64;
     for (key, value) in members {
         let (place, unit) = match key.as_str() {
             "to" => continue,
             "inline_kib" => (&mut read.inline_max_bytes, 1024),
+            "result_kib" => (&mut result_max_bytes, 1024),
             "file_max_mib" => (&mut read.file_max_bytes, MIB),
             "job_max_mib" => (&mut read.job_max_bytes, MIB),
             _ => {
                 return Err(format!(
-                    "`{key}` is not known; known are to, inline_kib, file_max_mib, job_max_mib"
+                    "`{key}` is not known; known are to, inline_kib, result_kib, file_max_mib, job_max_mib"
                 ));
             }
         };
@@ -133,6 +135,7 @@ fn outputs(value: &Value) -> Result<OutputSettings, String> {
             format!("`{key}`: {value} given; allowed is a whole number from 0 to {MAX_MIB}")
         })? * unit;
     }
+    read.result_max_bytes = usize::try_from(result_max_bytes).unwrap_or(usize::MAX);
     read.inline_max_bytes = read.inline_max_bytes.min(hearth_schemas::limits::INLINE_OUTPUT_MAX_BYTES);
     Ok(read)
 }

@@ -20,6 +20,7 @@ impl Settings {
         let (broker, new_broker) = (&self.broker, &new.broker);
         let mut unlike = new_broker.clone();
         unlike.reply_to.clone_from(&broker.reply_to);
+        unlike.message_max_bytes = broker.message_max_bytes;
         let applied = differ(&[
             (
                 "tenants",
@@ -28,6 +29,7 @@ impl Settings {
             ),
             ("jobs", (self.job_wall_max, self.deadline_ms) != (new.job_wall_max, new.deadline_ms)),
             ("broker.reply_to", broker.reply_to != new_broker.reply_to),
+            ("broker.message_max_mib", broker.message_max_bytes != new_broker.message_max_bytes),
             ("telemetry.log", self.telemetry.log != new.telemetry.log),
         ]);
         let need_restart = differ(&[
@@ -49,6 +51,7 @@ impl Settings {
         (self.trusts_unnamed, self.objects) = (new.trusts_unnamed, new.objects);
         (self.job_wall_max, self.deadline_ms) = (new.job_wall_max, new.deadline_ms);
         self.broker.reply_to = new.broker.reply_to;
+        self.broker.message_max_bytes = new.broker.message_max_bytes;
         self.telemetry.log = new.telemetry.log;
     }
 }

@@ -6,6 +6,7 @@ pub mod shared_ledger;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -30,7 +31,9 @@ use hearth_worker::{
     handle::Service,
     intake::Intake,
     ledger::Quotas,
+    objects::{ObjectSettings, Objects},
     reaper::reap,
+    reduce::ResultTerms,
     service::serve,
 };
 use lapin::{BasicProperties, options::BasicPublishOptions};
@@ -59,6 +62,10 @@ pub struct Setup {
     pub trusted: Option<Vec<String>>,
     /// Where results wait while the ledger is away.
     pub spool: Option<Arc<Spool>>,
+    /// Stores, and how large messages with results may be.
+    pub objects: Option<(ObjectSettings, PathBuf)>,
+    /// What the broker carries.
+    pub results: Option<ResultTerms>,
     /// How the VMs of workers behave that are yet to be started.
     pub knobs: fn() -> Knobs,
 }
@@ -86,6 +93,8 @@ impl Setup {
             tenants,
             trusted: None,
             spool: None,
+            objects: None,
+            results: None,
             knobs: quick,
         }
     }
@@ -117,6 +126,11 @@ impl Setup {
         BTreeMap::from([("python".to_owned(), offer)])
     }
 
+    fn stores(&self) -> Objects {
+        let Some((settings, spool)) = &self.objects else { return Objects::none() };
+        Objects::open(settings, spool.clone()).unwrap()
+    }
+
     /// A worker that does not serve yet.
     pub fn service(&self, name: &str) -> (TestService, AmqpSource, JoinHandle<()>) {
         let (pool, terms) = (self.pool(name), Terms::new(Self::offers()));
@@ -127,6 +141,8 @@ impl Setup {
             trusted: self.trusted.clone().unwrap_or_default(),
             quotas: self.quotas.clone(),
             reply: Some(rule.clone()),
+            results: self.results,
+            objects: self.stores(),
             ..Intake::embedded(terms, name)
         };
         let publisher = Publisher::new(self.endpoint.clone(), &format!("{name} results"));

@@ -19,6 +19,7 @@ use super::{
     results::Results,
     tally::Tally,
     trace,
+    whole::Whole,
 };
 use crate::{
     cli::{
@@ -46,6 +47,7 @@ struct Batch<'a> {
     numbers: HashMap<String, u64>,
     done: Done,
     results: Results,
+    whole: Whole,
     tally: Tally,
     lines: mpsc::Receiver<Result<Line, Failure>>,
     read_all: bool,
@@ -68,10 +70,12 @@ enum Over {
 pub async fn run(config: &Config, arguments: &Arguments, path: &Path) -> Result<Exit, Failure> {
     let mut interrupted = Interrupted::listen()?;
     let lines = lines::read(path)?;
+    let whole = Whole::open(arguments.objects.as_deref())?;
     let (results, done) = Results::open(arguments)?;
     let tally = Tally::new(config, lines::count(path), done.not_accepted());
     let (pending, numbers) = (BTreeMap::new(), HashMap::new());
-    let mut batch = Batch { arguments, pending, numbers, done, results, tally, lines, read_all: false };
+    let mut batch =
+        Batch { arguments, pending, numbers, done, results, whole, tally, lines, read_all: false };
     let went = tokio::select! {
         went = batch.go() => went,
         failure = interrupted.wait() => Err(failure),
@@ -143,7 +147,7 @@ impl Batch<'_> {
                 reply = replies.next() => match reply {
                     Ok(reply) => {
                         reply.seen().await;
-                        self.answered(reply)?;
+                        self.answered(reply).await?;
                     }
                     Err(error) => return Ok(Over::Broken(error)),
                 },
@@ -170,19 +174,20 @@ impl Batch<'_> {
         Some(number)
     }
 
-    fn answered(&mut self, reply: Reply) -> Result<(), Failure> {
+    async fn answered(&mut self, reply: Reply) -> Result<(), Failure> {
         let Some(number) = self.numbers.remove(&reply.id) else {
             self.tally.repeat();
             return Ok(());
         };
         self.done.insert(&reply.id);
         self.tally.result(&reply.body);
+        let body = self.whole.of(reply.body).await;
         if !self.arguments.ordered {
             self.pending.remove(&number);
-            return self.results.write(&reply.body);
+            return self.results.write(&body);
         }
         if let Some(pending) = self.pending.get_mut(&number) {
-            pending.result = Some(reply.body);
+            pending.result = Some(body);
         }
         while let Some(first) = self.pending.first_entry()
             && let Some(result) = first.get().result.clone()

@@ -6,6 +6,7 @@ mod follow;
 mod lines;
 mod results;
 mod tally;
+mod whole;
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ use hearth_schemas::{
 use hearth_worker::{amqp::client::JobClient, trace::TraceContext};
 use ulid::Ulid;
 
-use self::follow::until_result;
+use self::{follow::until_result, whole::Whole};
 use super::{
     broker::{Broker, away},
     exit::{Exit, Failure},
@@ -65,6 +66,10 @@ pub struct Arguments {
     /// Results in the order of the jobs; else as they come
     #[arg(long, requires = "batch")]
     ordered: bool,
+    /// A file whose table [objects] says how to reach the stores where workers keep results that are too large for a message;
+    /// without it, or where it does not help, such a result comes in short, with the name of the whole
+    #[arg(long, value_name = "FILE", env = "HEARTH_OBJECTS", hide_env_values = true)]
+    objects: Option<PathBuf>,
     /// Jobs under way at most
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     window: u32,
@@ -85,6 +90,7 @@ async fn one(config: &Config, arguments: &Arguments, job: &Path) -> Result<Exit,
     let mut interrupted = Interrupted::listen()?;
     let body = Bytes::from(read(job)?);
     let body = if arguments.follow { asking(body) } else { body };
+    let whole = Whole::open(arguments.objects.as_deref())?;
     let id = probe(&body).id.filter(|id| is_name(id)).unwrap_or_else(|| Ulid::generate().to_string());
     let client = JobClient::connect(&arguments.broker.endpoint()?, &arguments.broker.names()?).await;
     let client = client.map_err(|error| failure(&error))?;
@@ -115,9 +121,10 @@ async fn one(config: &Config, arguments: &Arguments, job: &Path) -> Result<Exit,
         reply = reply => reply.map_err(|error| failure(&error))?,
         failure = interrupted.wait() => return Err(failure),
     };
+    let body = whole.of(reply.body).await;
     let result: JobResult =
-        serde_json::from_slice(&reply.body).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
-    output::line(&String::from_utf8_lossy(&reply.body))?;
+        serde_json::from_slice(&body).map_err(|error| Failure::from_error(Exit::Internal, &error))?;
+    output::line(&String::from_utf8_lossy(&body))?;
     Ok(match result.status {
         Status::Finished if result.is_accepted() => Exit::Accepted,
         Status::Finished => Exit::NotAccepted,

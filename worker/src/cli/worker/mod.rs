@@ -55,7 +55,7 @@ pub struct Arguments {
 
 /// Reads the settings, then serves.
 pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
-    let settings = settings(arguments)?;
+    let settings = settings(config, arguments)?;
     if arguments.check {
         output::line("the settings are fine")?;
         return Ok(Exit::Accepted);
@@ -63,13 +63,14 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
     super::block_on(work(config, arguments, settings))
 }
 
-fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
+fn settings(config: &Config, arguments: &Arguments) -> Result<Settings, Failure> {
     let text = match &arguments.config {
         None => String::new(),
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| Failure::new(Exit::NoInput, format!("{}: {error}", path.display())))?,
     };
     Settings::parse(&text, &setting)
+        .map(|settings| settings.with_data_dir(&config.data_dir))
         .map_err(|error| Failure::new(Exit::Config, format!("settings:\n{error}")))
 }
 
@@ -169,7 +170,7 @@ fn listen(
             let order = tokio::select! {
                 _ = interrupt.recv() => Order::Drain,
                 _ = terminate.recv() => Order::Drain,
-                _ = hangup.recv() => match settings(&arguments) {
+                _ = hangup.recv() => match settings(&config, &arguments) {
                     Ok(settings) => {
                         if let Err(error) = filter.set(log::worker_filter(&config, &settings.telemetry)) {
                             tracing::error!(%error, "the log stays as it was");

@@ -1,4 +1,4 @@
-//! Three pages for operators over HTTP: `/live`, `/ready`, `/metrics`. One request per connection.
+//! Four pages for operators over HTTP: `/live`, `/ready`, `/status`, `/metrics`. One request per connection.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,6 +9,8 @@ use tokio::{
     sync::Semaphore,
     time::timeout,
 };
+
+use crate::status::Status;
 
 /// Most bytes of a request's first line and headers that are looked at.
 const REQUEST_MAX_BYTES: usize = 4096;
@@ -21,6 +23,8 @@ const AT_ONCE: usize = 16;
 pub trait Pages: Send + Sync + 'static {
     /// Why no jobs can be taken now; nothing when they can.
     fn reasons(&self) -> Vec<String>;
+    /// What this worker says of itself.
+    fn status(&self) -> Status;
     /// In Prometheus's text format.
     fn metrics(&self) -> String;
 }
@@ -94,20 +98,28 @@ fn page(line: &str, pages: &impl Pages) -> (&'static str, &'static str, String) 
             let ready = Ready { ready: reasons.is_empty(), reasons };
             (status, "application/json", serde_json::to_string(&ready).unwrap_or_default() + "\n")
         }
+        "/status" => {
+            let status = serde_json::to_string(&pages.status()).unwrap_or_default();
+            ("200 OK", "application/json", status + "\n")
+        }
         "/metrics" => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", pages.metrics()),
-        _ => ("404 Not Found", text, "there are /live, /ready and /metrics\n".to_owned()),
+        _ => ("404 Not Found", text, "there are /live, /ready, /status and /metrics\n".to_owned()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Identity;
 
     struct Broken;
 
     impl Pages for Broken {
         fn reasons(&self) -> Vec<String> {
             vec!["broker: away".to_owned()]
+        }
+        fn status(&self) -> Status {
+            Identity::new("w1").status(self.reasons())
         }
         fn metrics(&self) -> String {
             "hearth_jobs_total 1\n".to_owned()
@@ -121,6 +133,13 @@ mod tests {
         assert_eq!(
             (status, body.as_str()),
             ("503 Service Unavailable", "{\"ready\":false,\"reasons\":[\"broker: away\"]}\n")
+        );
+        let (status, _, body) = page("GET /status HTTP/1.1", &Broken);
+        let said: Status = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (status, said.worker.as_str(), said.ready),
+            ("200 OK", "w1", false),
+            "not ready is an answer here"
         );
         assert!(page("GET /metrics HTTP/1.1", &Broken).2.contains("hearth_jobs_total"));
         assert_eq!(page("GET / HTTP/1.1", &Broken).0, "404 Not Found");

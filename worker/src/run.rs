@@ -38,6 +38,7 @@ use crate::{
     seams::Publication,
     service::serve,
     settings::{Changes, Settings},
+    status::{Identity, Status},
 };
 
 /// Jobs that are waiting for a ledger or a broker, beside those in VMs.
@@ -144,6 +145,7 @@ pub async fn run<L: Ledger>(
         fault: fault.clone(),
         pool: service.pool.clone(),
         metrics: parts.metrics,
+        identity: Identity::new(service.worker()),
     });
     let mut beside = JoinSet::new();
     if let Some(address) = settings.admin {
@@ -325,6 +327,7 @@ struct WorkerPages {
     fault: watch::Receiver<Option<String>>,
     pool: Pool,
     metrics: PrometheusHandle,
+    identity: Identity,
 }
 
 impl Pages for WorkerPages {
@@ -351,6 +354,10 @@ impl Pages for WorkerPages {
             reasons.push(format!("no VM is ready: {}", *phases));
         }
         reasons
+    }
+
+    fn status(&self) -> Status {
+        self.identity.status(self.reasons())
     }
 
     fn metrics(&self) -> String {

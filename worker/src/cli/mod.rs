@@ -19,6 +19,7 @@ mod run;
 mod runtime;
 mod schema;
 mod submit;
+mod top;
 mod topology;
 mod traces;
 mod worker;
@@ -45,7 +46,8 @@ use crate::config::Config;
         hearth run hello.py                 run a file in a fresh microVM\n  \
         hearth run job.json --json | jq .verdict\n  \
         hearth worker --config worker.toml  serve jobs from RabbitMQ\n  \
-        hearth submit job.json --wait       send one there and wait for its result"
+        hearth submit job.json --wait       send one there and wait for its result\n  \
+        hearth top                          watch a worker"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -67,6 +69,7 @@ enum Command {
     Dead(dead::Arguments),
     Topology(topology::Arguments),
     Plan(Box<plan::Arguments>),
+    Top(top::Arguments),
     Guard(guard::Arguments),
 }
 
@@ -105,6 +108,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Dead(arguments) => dead::run(&arguments),
         Command::Topology(arguments) => topology::run(&config, &arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Guard(_) => guard::run(),
     }
 }

@@ -16,6 +16,8 @@ use hearth_pool::{
 use hearth_schemas::result::{JobResult, Timings};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
+use crate::status::FAILURES;
+
 pub use self::{
     metric::{Kind, Metric, Values},
     table::*,
@@ -59,6 +61,9 @@ pub fn ended(result: &JobResult) {
     // What a refused request calls its runtime is anybody's text, and would be a label for ever.
     let runtime = if result.refusal.is_some() { "-" } else { &result.runtime };
     JOBS.count(&[runtime, result.status.as_str(), verdict]);
+    if let Some(error) = &result.infra_error {
+        FAILURES.note(format_args!("job {}", result.id), &error.message);
+    }
     let Timings { queued_ms, fetch_ms, claim_ms, wake_ms, upload_ms, run_ms, download_ms, .. } =
         result.timings;
     for (step, took) in [
@@ -119,6 +124,9 @@ fn observe(event: Event<'_>) {
         Event::Retired { slot, why, age } => {
             tracing::info!(%slot, %why, "VM retires");
             VM_RETIRED.count(&[&slot.runtime, why.name()]);
+            if !matches!(why, Farewell::Finished | Farewell::Stale | Farewell::Surplus | Farewell::Closing) {
+                FAILURES.note(slot, why);
+            }
             if let Some(age) = age {
                 VM_AGE.record(&[&slot.runtime], age.as_secs_f64());
             }

@@ -34,8 +34,6 @@ use crate::{process::Left, redis::RealRedis, wait::until};
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// Of all jobs, in thousandths: the part that may end as `infra_error`.
 const GAVE_UP_MAX_PER_MILLE: u64 = 5;
-/// As many jobs may in a run that is too short for that part to be one: three kills in a row can meet a job by chance.
-const GAVE_UP_MIN: u64 = 2;
 /// How long everything of a worker that has ended may take to be gone: the guard's 2 s, on a busy machine.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// How many jobs wait in each shard: stays, and must be all zeros.
@@ -43,17 +41,24 @@ const LOAD: &str = "hearth:shards:load";
 /// Keys that stay, whatever was done: the age of the data, and which identities there are. Bounded.
 const MAY_STAY: [&str; 4] = ["epoch", "free_cids", "free_ports", "given"];
 
-/// Judges every result.
+/// Judges every result. A job may be given up only when each of its attempts was ended by one of our `kills`.
 ///
 /// # Errors
 /// What is wrong.
-pub fn results(seen: &Seen, report: &mut Report) -> Result<()> {
+pub fn results(seen: &Seen, kills: &[String], report: &mut Report) -> Result<()> {
     ensure!(seen.others.is_empty(), "two results for one job: {:?}", seen.others);
     let mut wrong = Vec::new();
     for (id, job) in &seen.jobs {
         match seen.results.get(id).map(|body| job.judge(body)) {
             Some(Judged::Right) => {}
-            Some(Judged::GaveUp) => report.gave_up += 1,
+            Some(Judged::GaveUp(attempts)) => {
+                report.gave_up += 1;
+                if !attempts.iter().all(|attempt| kills.contains(&attempt.worker)) {
+                    wrong.push(format!(
+                        "{id} was given up, and not because its workers were killed: {attempts:#?}"
+                    ));
+                }
+            }
             Some(Judged::Wrong(what)) => wrong.push(what),
             None => wrong.push(format!("{id} has no result")),
         }
@@ -63,7 +68,7 @@ pub fn results(seen: &Seen, report: &mut Report) -> Result<()> {
     ensure!(wrong.is_empty(), "{} wrong: {:#?}", wrong.len(), wrong.iter().take(5).collect::<Vec<_>>());
     let jobs = seen.jobs.len() as u64;
     ensure!(
-        report.gave_up <= GAVE_UP_MIN.max(GAVE_UP_MAX_PER_MILLE * jobs / 1000),
+        report.gave_up * 1000 <= GAVE_UP_MAX_PER_MILLE * jobs,
         "{} of {jobs} jobs were given up",
         report.gave_up
     );

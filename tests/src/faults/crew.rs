@@ -59,6 +59,7 @@ pub struct Crew {
     run_dir: TempDir,
     directory: TempDir,
     workers: Vec<Child>,
+    killed: Vec<String>,
     started: usize,
 }
 
@@ -80,7 +81,14 @@ impl Crew {
             );
             std::fs::write(directory.path().join(format!("{number}.toml")), settings)?;
         }
-        let mut crew = Self { program, run_dir: run_dir()?, directory, workers: Vec::new(), started: 0 };
+        let mut crew = Self {
+            program,
+            run_dir: run_dir()?,
+            directory,
+            workers: Vec::new(),
+            killed: Vec::new(),
+            started: 0,
+        };
         for number in 0..workers {
             let worker = crew.spawn(number)?;
             crew.workers.push(worker);
@@ -131,6 +139,29 @@ impl Crew {
         }
     }
 
+    /// Stops a worker where it is. What it had sent before is still on its way.
+    ///
+    /// # Errors
+    /// It had ended before by itself.
+    pub fn pause(&mut self, number: usize) -> Result<()> {
+        self.signal(number, Signal::SIGSTOP)
+    }
+
+    /// Lets a stopped worker go on.
+    ///
+    /// # Errors
+    /// It had ended before by itself.
+    pub fn go_on(&mut self, number: usize) -> Result<()> {
+        self.signal(number, Signal::SIGCONT)
+    }
+
+    fn signal(&mut self, number: usize, signal: Signal) -> Result<()> {
+        let worker = &mut self.workers[number];
+        let ended = worker.try_wait()?;
+        ensure!(ended.is_none(), "worker {number} had ended by itself: {ended:?}\n{}", self.log());
+        Ok(kill(Pid::from_raw(worker.id().try_into()?), signal)?)
+    }
+
     /// Kills a worker, as the kernel would that is short of memory.
     ///
     /// # Errors
@@ -141,7 +172,13 @@ impl Crew {
         ensure!(ended.is_none(), "worker {number} had ended by itself: {ended:?}\n{}", self.log());
         worker.kill()?;
         worker.wait()?;
+        self.killed.push(self.name(number));
         Ok(())
+    }
+
+    /// What those that were killed had called themselves.
+    pub fn killed(&self) -> &[String] {
+        &self.killed
     }
 
     /// Starts another in the place of one that was killed.

@@ -1,6 +1,8 @@
 //! Jobs whose results are known before they run. Job `n` of a seed is always the same.
 
-use hearth_schemas::result::{JobResult, OutputFile, Status, Verdict};
+use std::time::Duration;
+
+use hearth_schemas::result::{Attempt, JobResult, OutputFile, Status, Verdict};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -10,7 +12,7 @@ const TAKES_MS: (f64, f64) = (50.0, 2000.0);
 /// Where a job leaves its file.
 const FILE: &str = "out.bin";
 /// Attempts that an `infra_error` must have made.
-const ATTEMPTS: usize = 3;
+pub const ATTEMPTS: usize = 3;
 
 /// A job and what must come of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,15 +32,16 @@ pub struct KnownJob {
 pub enum Judged {
     /// Nothing.
     Right,
-    /// An `infra_error` after as many attempts as there may be.
-    GaveUp,
+    /// An `infra_error` after these attempts, which are as many as there may be.
+    GaveUp(Vec<Attempt>),
     /// This.
     Wrong(String),
 }
 
 impl KnownJob {
-    /// Job `n` of a seed, for a runtime that runs bash.
-    pub fn new(seed: u64, n: u64, runtime: &str) -> Self {
+    /// Job `n` of a seed, for a runtime that runs bash. `slack` is what a command needs beyond the time that it sleeps, at
+    /// most: what is given to one that is to hit its time limit.
+    pub fn new(seed: u64, n: u64, runtime: &str, slack: Duration) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n);
         let word = format!("{seed}.{n}.{:08x}", rng.random::<u32>());
         // As many short ones as long ones, by magnitude.
@@ -56,7 +59,7 @@ impl KnownJob {
                 None,
             ),
             1 => {
-                wall_ms = takes_ms as u64 + 100;
+                wall_ms = takes_ms as u64 + slack.as_millis() as u64;
                 (format!("echo {word}; sleep 600"), Verdict::TimeLimit, None, format!("{word}\n"), None)
             }
             2 => {
@@ -98,11 +101,10 @@ impl KnownJob {
             return wrong("another id");
         }
         if result.status == Status::InfraError {
-            let attempts = result.infra_error.as_ref().map_or(0, |error| error.attempts.len());
-            return if attempts == ATTEMPTS {
-                Judged::GaveUp
-            } else {
-                wrong("infra_error without its attempts")
+            let attempts = result.infra_error.as_ref().map_or_else(Vec::new, |error| error.attempts.clone());
+            return match attempts.len() {
+                ATTEMPTS => Judged::GaveUp(attempts),
+                _ => wrong("infra_error without its attempts"),
             };
         }
         let [stage] = result.stages.as_slice() else { return wrong("not one stage") };
@@ -134,11 +136,13 @@ pub fn sha256(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    const SLACK: Duration = Duration::from_millis(100);
+
     #[test]
     fn a_number_of_a_seed_is_a_job_and_all_kinds_come() {
-        let jobs: Vec<_> = (0..200).map(|n| KnownJob::new(5, n, "bash")).collect();
-        assert_eq!(jobs[7], KnownJob::new(5, 7, "bash"));
-        assert_ne!(jobs[7].request, KnownJob::new(6, 7, "bash").request);
+        let jobs: Vec<_> = (0..200).map(|n| KnownJob::new(5, n, "bash", SLACK)).collect();
+        assert_eq!(jobs[7], KnownJob::new(5, 7, "bash", SLACK));
+        assert_ne!(jobs[7].request, KnownJob::new(6, 7, "bash", SLACK).request);
         for verdict in [Verdict::Accepted, Verdict::NonzeroExit, Verdict::TimeLimit] {
             assert!(jobs.iter().any(|job| job.verdict == verdict), "{verdict:?}");
         }
@@ -147,7 +151,7 @@ mod tests {
     #[test]
     fn what_the_jobs_print_is_what_bash_prints() {
         for n in 0..200 {
-            let job = KnownJob::new(9, n, "bash");
+            let job = KnownJob::new(9, n, "bash", SLACK);
             let request: serde_json::Value = serde_json::from_slice(&job.request).unwrap();
             let code = request["code"].as_str().unwrap();
             let (_, code) = code.split_once("; ").unwrap();

@@ -60,6 +60,8 @@ pub struct Feed {
     pub seed: u64,
     /// What runs them.
     pub runtime: String,
+    /// What a command needs beyond the time that it sleeps, at most.
+    pub slack: Duration,
     /// Jobs without a result, at most.
     pub window: usize,
     /// At least as many.
@@ -137,7 +139,7 @@ async fn converse(
     }
     while !over(feed, seen) {
         while more(feed, seen) && seen.pending() < feed.window {
-            let job = KnownJob::new(feed.seed, seen.jobs.len() as u64, &feed.runtime);
+            let job = KnownJob::new(feed.seed, seen.jobs.len() as u64, &feed.runtime, feed.slack);
             seen.jobs.insert(job.id.clone(), job.clone());
             sender.send(&job.id, &job.request).await?;
         }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{
     audit,
     crew::{Crew, Program, Services},
+    jobs::ATTEMPTS,
     plan::{Fault, Planned, Shape, plan},
     producer::{Feed, Seen, produce},
 };
@@ -37,6 +38,10 @@ pub struct Setup {
     pub shards: u16,
     /// How long a lease lasts.
     pub lease: Duration,
+    /// What a command needs beyond the time that it sleeps, at most.
+    pub slack: Duration,
+    /// Kill no worker that has a job at its last attempt: then none may be given up, in however short a run.
+    pub spare: bool,
 }
 
 /// What came of it.
@@ -111,6 +116,7 @@ async fn storm(
     let feed = Feed {
         seed: setup.seed,
         runtime: RUNTIME.into(),
+        slack: setup.slack,
         window: setup.window,
         jobs: setup.shape.jobs,
         until: began + setup.shape.lasts,
@@ -124,7 +130,7 @@ async fn storm(
     let kills = of(|fault| matches!(fault, Fault::Kill(_) | Fault::KillBusy(_)));
     let sabotage = async {
         let (killed, brokers, servers) = tokio::join!(
-            kill_all(crew, &ledger, began, &kills),
+            kill_all(crew, &ledger, began, &kills, setup.spare),
             async {
                 for planned in of(|fault| *fault == Fault::Broker) {
                     sleep_until(began + planned.at).await;
@@ -152,54 +158,64 @@ async fn storm(
     audit::host(crew)?;
     report.unclaimed = audit::broker(&endpoint, &names, setup, &mut seen).await?;
     (report.repeats, report.resent) = (seen.repeats, seen.resent);
-    audit::results(&seen, &mut report)?;
+    audit::results(&seen, crew.killed(), &mut report)?;
     audit::redis(redis, setup.lease).await?;
-    ensure!(report.kills >= kills.len() as u64, "not all were killed: {report}");
+    ensure!(setup.spare || report.kills >= kills.len() as u64, "not all were killed: {report}");
     ensure!(report.busy_kills >= setup.shape.busy_kills as u64, "too few of them held a job: {report}");
     Ok(report)
 }
 
 /// Kills workers as planned; how many, and how many of them held a job.
-async fn kill_all(crew: &mut Crew, redis: &str, began: Instant, kills: &[Planned]) -> Result<(u64, u64)> {
+async fn kill_all(
+    crew: &mut Crew,
+    redis: &str,
+    began: Instant,
+    kills: &[Planned],
+    spare: bool,
+) -> Result<(u64, u64)> {
     let (mut killed, mut busy) = (0, 0);
     for planned in kills {
         sleep_until(began + planned.at).await;
         let number = match planned.fault {
             Fault::KillBusy(first) => {
-                // One that does not hold a job after the kill had just ended it: another is killed in its stead.
-                loop {
-                    let number = holder(crew, redis, first).await?;
-                    let name = crew.name(number);
-                    crew.kill(number)?;
-                    killed += 1;
-                    if holds(redis, &name).await == Some(true) {
-                        busy += 1;
-                        break number;
-                    }
-                    crew.replace(number)?;
-                }
+                busy += 1;
+                stopped_holder(crew, redis, first, spare).await?
             }
             Fault::Kill(number) => {
-                let name = crew.name(number);
-                crew.kill(number)?;
-                killed += 1;
-                busy += u64::from(holds(redis, &name).await == Some(true));
+                crew.pause(number)?;
+                match held(redis, &crew.name(number)).await {
+                    Some(held) if spare && held.worn > 0 => {
+                        crew.go_on(number)?;
+                        continue;
+                    }
+                    held => busy += u64::from(held.is_some_and(|held| held.jobs > 0)),
+                }
                 number
             }
             Fault::Broker | Fault::Redis => continue,
         };
+        crew.kill(number)?;
+        killed += 1;
         crew.replace(number)?;
     }
     Ok((killed, busy))
 }
 
-/// A worker that holds a job: this one, or the next that does.
-async fn holder(crew: &Crew, redis: &str, first: usize) -> Result<usize> {
+/// A worker that holds a job, stopped so that it still does when it is killed: this one, or the next that does.
+async fn stopped_holder(crew: &mut Crew, redis: &str, first: usize, spare: bool) -> Result<usize> {
     let looking = until_some(BUSY_WITHIN * 2, "a worker holds a job", async || {
         for number in (first..crew.len()).chain(0..first) {
-            if holds(redis, &crew.name(number)).await == Some(true) {
+            if held(redis, &crew.name(number)).await.is_none_or(|held| held.jobs == 0) {
+                continue;
+            }
+            crew.pause(number).ok()?;
+            if held(redis, &crew.name(number))
+                .await
+                .is_some_and(|held| held.jobs > 0 && !(spare && held.worn > 0))
+            {
                 return Some(number);
             }
+            crew.go_on(number).ok()?;
         }
         None
     });
@@ -207,23 +223,35 @@ async fn holder(crew: &Crew, redis: &str, first: usize) -> Result<usize> {
     timeout(BUSY_WITHIN, looking).await.with_context(|| format!("no worker holds a job in {BUSY_WITHIN:?}"))
 }
 
-/// Whether the ledger says that this worker has a job. `None` when it does not answer.
-async fn holds(redis: &str, owner: &str) -> Option<bool> {
+/// What a worker has in hand.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    jobs: u64,
+    /// Of them, those that are at their last attempt.
+    worn: u64,
+}
+
+/// What the ledger says that a worker has. `None` when it does not answer.
+async fn held(redis: &str, owner: &str) -> Option<Held> {
     let script = Script::new(
-        "local held = 0
+        "local held, worn = 0, 0
          for _, running in ipairs(redis.call('KEYS', 'hearth:running:*')) do
            local tenant = string.sub(running, string.len('hearth:running:') + 1)
            for _, id in ipairs(redis.call('ZRANGE', running, 0, -1)) do
-             local job = redis.call('HMGET', 'hearth:job:' .. tenant .. '/' .. id, 'phase', 'owner')
-             if job[1] == 'held' and job[2] == ARGV[1] then held = held + 1 end
+             local job = redis.call('HMGET', 'hearth:job:' .. tenant .. '/' .. id, 'phase', 'owner', 'history')
+             if job[1] == 'held' and job[2] == ARGV[1] then
+               held = held + 1
+               local _, counted = string.gsub(job[3] or '', '\"counted\":true', '')
+               if counted + 1 >= tonumber(ARGV[2]) then worn = worn + 1 end
+             end
            end
          end
-         return held",
+         return {held, worn}",
     );
     let client = redis::Client::open(redis).ok()?;
     let mut connection = client.get_multiplexed_async_connection().await.ok()?;
-    let held: u64 = script.arg(owner).invoke_async(&mut connection).await.ok()?;
-    Some(held > 0)
+    let (jobs, worn) = script.arg(owner).arg(ATTEMPTS).invoke_async(&mut connection).await.ok()?;
+    Some(Held { jobs, worn })
 }
 
 /// A seed of the environment, `SEED`, or this one.

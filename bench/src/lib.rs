@@ -7,6 +7,7 @@ pub mod floor;
 pub mod pools;
 pub mod restores;
 pub mod series;
+pub mod service;
 pub mod sessions;
 pub mod transfers;
 pub mod wire;

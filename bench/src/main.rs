@@ -1,11 +1,16 @@
-//! `hearth-bench run`, `hearth-bench pools` and `hearth-bench compare`.
+//! `hearth-bench run`, `hearth-bench service`, `hearth-bench pools` and `hearth-bench compare`.
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use hearth_bench::{
-    Plan, by_hand::ByHand, floor, pools, restores, series::Report, sessions, transfers, wire,
+    Plan,
+    by_hand::ByHand,
+    floor, pools, restores,
+    series::Report,
+    service::{self, ServicePlan},
+    sessions, transfers, wire,
 };
 use hearth_tests::real::{Machine, Worker};
 use hearth_worker::local::Host;
@@ -33,6 +38,33 @@ enum What {
         /// Write every sample here, for `compare`.
         #[arg(long)]
         out: Option<PathBuf>,
+    },
+    /// What the service itself costs, over RabbitMQ and Redis, with VMs that are processes; as a Markdown table.
+    Service {
+        /// Slots of the worker.
+        #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000")]
+        slots: Vec<u32>,
+        /// Jobs that wait all the time.
+        #[arg(long, value_delimiter = ',', default_value = "1000,100000")]
+        queued: Vec<u64>,
+        /// Slots of the worker when jobs wait.
+        #[arg(long, default_value_t = 10)]
+        queue_slots: u32,
+        /// Times that each setting is measured.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+        repeats: u16,
+        /// Jobs whose overhead is looked at each time.
+        #[arg(long, default_value_t = 300)]
+        samples: usize,
+        /// For how long the worker is kept saturated, in seconds.
+        #[arg(long, default_value_t = 10)]
+        saturated_s: u64,
+        /// VMs that are being restored at once.
+        #[arg(long, default_value_t = 4)]
+        restores_at_once: u16,
+        /// Have `perf` record the saturated worker into this file.
+        #[arg(long)]
+        perf: Option<PathBuf>,
     },
     /// Compare pools under made-up loads, in virtual time, as a Markdown table.
     Pools {
@@ -63,6 +95,28 @@ async fn main() -> Result<ExitCode> {
                 fs::write(&out, text).with_context(|| format!("writing {}", out.display()))?;
             }
             print!("{}\n{}", report.machine, report.table());
+        }
+        What::Service {
+            slots,
+            queued,
+            queue_slots,
+            repeats,
+            samples,
+            saturated_s,
+            restores_at_once,
+            perf,
+        } => {
+            let plan = ServicePlan {
+                slots,
+                queued,
+                queue_slots,
+                repeats,
+                samples,
+                saturated_s,
+                restores_at_once,
+                perf,
+            };
+            print!("{}", service::table(&service::run(&plan).await?));
         }
         What::Pools { seeds, json } => {
             let lines: Vec<_> =

@@ -106,7 +106,8 @@ async fn supervise<L: Ledger>(ledger: &L, token: &Token, stopper: &Stopper, dead
 
 /// Speaks for the token until it is no longer ours.
 async fn lost<L: Ledger>(ledger: &L, token: &Token, stopper: &Stopper) {
-    let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
+    // Begun just now, so most jobs end without one.
+    let mut beats = tokio::time::interval_at(Instant::now() + HEARTBEAT_EVERY, HEARTBEAT_EVERY);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         beats.tick().await;

@@ -159,9 +159,11 @@ pub async fn run<L: Ledger>(
         let _ = wait.wait_for(|draining| *draining).await;
     };
     let jobs_at_once = usize::from(parts.slots) + JOBS_BESIDE;
-    let serving = serve(service.clone(), source, jobs_at_once, drain);
+    // A task, since whoever waits here may do so on a thread of its own, which would be woken twice for every job.
+    let mut serving = JoinSet::new();
+    serving.spawn(serve(service.clone(), source, jobs_at_once, drain));
     let serving = async {
-        serving.await;
+        while serving.join_next().await.is_some() {}
         let _ = source_task.await;
         let _ = timeout(LAST_EVENTS, events.told()).await;
     };

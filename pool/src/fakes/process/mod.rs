@@ -42,8 +42,9 @@ use crate::{
 pub const SNAPSHOT: &str = "process test hypervisor";
 /// How long an agent may take to listen. An idle host needs milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How often it is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// The pauses between looks for it grow from this to that: on a busy host it takes many of the first.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_MAX: Duration = Duration::from_millis(20);
 /// How long an agent that listens may take to answer a connection.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 const SOCKET: &str = "vsock";
@@ -135,8 +136,11 @@ impl ProcessHypervisor {
 }
 
 async fn listening(socket: &Path) {
-    while UnixStream::connect(socket).await.is_err() {
-        sleep(LOOK_EVERY).await;
+    let mut pause = LOOK_FIRST;
+    // Looking is cheaper than trying.
+    while !socket.exists() || UnixStream::connect(socket).await.is_err() {
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOK_MAX);
     }
 }
 

@@ -140,6 +140,12 @@ pub trait Hypervisor: Send + Sync + 'static {
         false
     }
 
+    /// Whether a lock of this host keeps every other VM from this one's identity until it is destroyed, whatever a lease
+    /// store believes. Then a claimed VM may outlive its lease.
+    fn is_locked(&self, _vm: &Self::Vm) -> bool {
+        false
+    }
+
     /// Ends the VM and removes everything of it. Idempotent; works with `None` after a cancelled restore.
     /// When it returns `Ok`, no process, file or socket of the VM is left and its CID's lock is free.
     /// May be dropped when it takes too long: it is then called again with `None`, as after an error.

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
@@ -148,6 +149,10 @@ impl FakeHypervisor {
     /// Something of a VM exists from here on, whether the restore succeeds or not.
     fn begin(&self, slot: &Slot, identity: &Identity) -> (watch::Receiver<Life>, RestoreFate) {
         let mut state = self.state();
+        if state.knobs.locks && state.live.values().any(|live| live.identity.cid == identity.cid) {
+            let busy = RestoreError::IdentityBusy { cid: identity.cid };
+            return (watch::channel(Life::Dead).1, RestoreFate::Fails { takes: Duration::ZERO, error: busy });
+        }
         let mut wrong = Vec::new();
         for live in state.live.values() {
             if live.slot == *slot {
@@ -223,6 +228,10 @@ impl Hypervisor for FakeHypervisor {
 
     fn listen(&self, _vm: &FakeVm, _port: u16) -> io::Result<NoAccept> {
         Ok(NoAccept)
+    }
+
+    fn is_locked(&self, _vm: &FakeVm) -> bool {
+        self.state().knobs.locks
     }
 
     async fn exited(&self, vm: &FakeVm) {

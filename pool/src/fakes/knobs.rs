@@ -28,6 +28,8 @@ pub struct Knobs {
     pub fail_destroys: u32,
     /// VMs end by themselves this long after their restore.
     pub die_after: Option<Duration>,
+    /// Whether locks of the host keep CIDs apart.
+    pub locks: bool,
     /// How agents behave.
     pub agent: AgentFaults,
     /// Faults by chance, on top.
@@ -46,6 +48,7 @@ impl Default for Knobs {
             fail_restores: VecDeque::new(),
             fail_destroys: 0,
             die_after: None,
+            locks: false,
             agent: AgentFaults::default(),
             faults: None,
         }

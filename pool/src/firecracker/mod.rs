@@ -165,6 +165,11 @@ impl Hypervisor for Firecracker {
         self.guard.is_dead()
     }
 
+    /// The guard has the CID's lock until it has ended the VM.
+    fn is_locked(&self, _vm: &FirecrackerVm) -> bool {
+        true
+    }
+
     fn transport(&self, _vm: &FirecrackerVm) -> &'static str {
         Transport::HybridVsock.as_str()
     }

@@ -79,7 +79,7 @@ pub enum Loss {
     /// What makes VMs is gone, and all VMs with it.
     #[error("the host's VMs are gone")]
     AllGone,
-    /// Its lease is about to expire or is lost.
+    /// Its lease is about to expire or is lost, and no lock of the host stands in for it.
     #[error("the VM's lease is at risk")]
     LeaseAtRisk,
     /// The pool closes and its grace is over.

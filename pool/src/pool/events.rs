@@ -158,6 +158,10 @@ pub enum LeaseEvent {
     RenewalFailed,
     /// Expired, or somebody else's.
     Lost,
+    /// At risk or lost, while its claimed VM goes on behind the host's lock.
+    Outlived,
+    /// Not given back, since another VM of the host has its CID; it expires by itself.
+    Shelved,
     /// Given back.
     Released,
     /// Given back too late: it was no longer ours.
@@ -168,12 +172,14 @@ pub enum LeaseEvent {
 
 impl LeaseEvent {
     /// All names.
-    pub const NAMES: [&str; 8] = [
+    pub const NAMES: [&str; 10] = [
         Self::Acquired.name(),
         Self::Refused.name(),
         Self::Renewed.name(),
         Self::RenewalFailed.name(),
         Self::Lost.name(),
+        Self::Outlived.name(),
+        Self::Shelved.name(),
         Self::Released.name(),
         Self::ReleasedLate.name(),
         Self::ReleaseFailed.name(),
@@ -187,6 +193,8 @@ impl LeaseEvent {
             Self::Renewed => "renewed",
             Self::RenewalFailed => "renewal_failed",
             Self::Lost => "lost",
+            Self::Outlived => "outlived",
+            Self::Shelved => "shelved",
             Self::Released => "released",
             Self::ReleasedLate => "released_late",
             Self::ReleaseFailed => "release_failed",

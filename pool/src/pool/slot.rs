@@ -12,7 +12,7 @@ use super::{
     admission::{Admission, Place},
     claim::{Claim, ClaimedVm, Loss, answer, chain},
     config::Config,
-    events::{Event, Farewell},
+    events::{Event, Farewell, LeaseEvent},
     gauges::{Position, Voice},
     greeting::{Greeted, greet},
     stop::{Stop, asked},
@@ -106,6 +106,8 @@ pub(super) struct SlotTask<H: Hypervisor, L> {
     failures: u32,
     /// Whether the next thing to do is to wait.
     cool: bool,
+    /// Whether another VM of the host has the CID of the lease.
+    busy: bool,
     /// Since when it could have had a VM, while it has none.
     empty: Option<Instant>,
 }
@@ -132,6 +134,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
             request: None,
             failures: 0,
             cool: false,
+            busy: false,
             empty: None,
         }
     }
@@ -221,6 +224,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
             Ok(Err(error)) => {
                 let why = chain(&error);
                 self.failed(&why);
+                self.busy = matches!(error, RestoreError::IdentityBusy { .. });
                 if let RestoreError::Snapshot(_) = error {
                     self.waiters.set_broken(&why);
                 }
@@ -288,12 +292,19 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
             place.leaves();
         }
         waiter.give(claim);
+        let mut outlived = false;
         let loss = loop {
             tokio::select! {
                 biased;
                 _ = &mut behind.over => break None,
                 () = asked(&mut self.stop, Stop::Now) => break Some((Loss::Closing, Farewell::Closing)),
-                () = lease.at_risk() => break Some((Loss::LeaseAtRisk, Farewell::LeaseAtRisk)),
+                () = lease.at_risk(), if !outlived => {
+                    if !self.parts.hypervisor.is_locked(&vm) {
+                        break Some((Loss::LeaseAtRisk, Farewell::LeaseAtRisk));
+                    }
+                    outlived = true;
+                    self.outlive(&lease);
+                }
                 () = self.parts.hypervisor.exited(&vm) => {
                     let loss = if self.parts.hypervisor.is_gone() { Loss::AllGone } else { Loss::Exited };
                     break Some((loss, Farewell::Exited));
@@ -315,11 +326,21 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         self.retire(lease, Some(vm), &why, Some(since))
     }
 
+    /// Notes that a claimed VM goes on: whoever else is given its CID meets the host's lock, and at its port the nonce.
+    fn outlive(&self, lease: &Held) {
+        let identity = *lease.identity();
+        tracing::warn!(slot = %self.slot, ?identity, "the lease of a VM with a job is at risk; the host's lock is held");
+        self.parts.voice.say(Event::Lease { identity: Some(identity), event: LeaseEvent::Outlived });
+    }
+
     async fn retiring(&mut self, lease: Held, vm: Option<H::Vm>, tries: u32) -> State<H::Vm> {
         let destroy = self.parts.hypervisor.destroy(&self.slot, vm);
         let what = match timeout(self.parts.config.limits.destroy, destroy).await {
             Ok(Ok(())) => {
-                self.parts.keeper.release(lease).await;
+                match std::mem::take(&mut self.busy) {
+                    true => self.parts.keeper.shelve(lease).await,
+                    false => self.parts.keeper.release(lease).await,
+                }
                 return State::Vacant;
             }
             Ok(Err(error)) => chain(&error),

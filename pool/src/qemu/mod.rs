@@ -123,6 +123,11 @@ impl Hypervisor for Qemu {
         self.guard.is_dead()
     }
 
+    /// The guard has the CID's lock until it has ended the VM.
+    fn is_locked(&self, _vm: &QemuVm) -> bool {
+        true
+    }
+
     fn transport(&self, _vm: &QemuVm) -> &'static str {
         self.transport.as_str()
     }

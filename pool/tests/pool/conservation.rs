@@ -155,10 +155,13 @@ fn accounts(rig: &Rig) {
             }
             Heard::Lease(Some(identity), event) => match event {
                 LeaseEvent::Acquired => assert_eq!(ended.insert(identity.token, 0), None),
-                LeaseEvent::Released | LeaseEvent::ReleasedLate | LeaseEvent::ReleaseFailed => {
+                LeaseEvent::Released
+                | LeaseEvent::ReleasedLate
+                | LeaseEvent::ReleaseFailed
+                | LeaseEvent::Shelved => {
                     *ended.get_mut(&identity.token).unwrap() += 1;
                 }
-                LeaseEvent::Renewed | LeaseEvent::RenewalFailed | LeaseEvent::Lost => {
+                LeaseEvent::Renewed | LeaseEvent::RenewalFailed | LeaseEvent::Lost | LeaseEvent::Outlived => {
                     assert_eq!(ended[&identity.token], 0, "{event:?} after its release");
                 }
                 LeaseEvent::Refused => {}

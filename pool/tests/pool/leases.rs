@@ -11,7 +11,7 @@ use hearth_pool::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::rig::{LONG, Rig, SECOND};
+use crate::rig::{LONG, Rig, SECOND, run};
 
 #[tokio::test(start_paused = true)]
 async fn all_leases_are_renewed_in_one_batch() {
@@ -138,4 +138,32 @@ async fn a_lease_that_cannot_be_given_back_expires() {
     assert_eq!(rig.leases.held(), [3]);
     sleep(61 * SECOND).await;
     rig.sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_the_hosts_lock_a_claimed_vm_outlives_its_lease_and_an_idle_one_does_not() {
+    for lost in [true, false] {
+        let rig = Rig::with(2, |_| {}, |knobs| knobs.locks = true, |leases| leases.ranges.cids = 3..=4);
+        let claim = rig.claim().await.unwrap();
+        rig.until_count(Phase::Ready, 1).await;
+        let cid = claim.vm().identity.cid;
+        let outage = Instant::now();
+        match lost {
+            true => [3, 4].into_iter().for_each(|cid| rig.leases.lose(cid)),
+            false => rig.leases.set(|knobs| knobs.unavailable = true),
+        }
+        rig.until(|phases| phases.total(Phase::Ready) == 0).await;
+        // Long after the lease was somebody else's, or nobody's.
+        sleep(600 * SECOND).await;
+        assert!(timeout(SECOND, claim.lost()).await.is_err(), "the job goes on");
+        assert_eq!(run(&claim, &["still", "here"]).await.unwrap(), "still here");
+        assert_eq!(rig.lease_events(LeaseEvent::Outlived), 1, "said once in {:?}", outage.elapsed());
+        rig.leases.set(|knobs| knobs.unavailable = false);
+        rig.until_count(Phase::Ready, 1).await;
+        let other = rig.claim().await.unwrap();
+        assert_ne!(other.vm().identity.cid, cid, "who is given the same meets the lock");
+        drop((claim, other));
+        rig.until_count(Phase::Ready, 2).await;
+        rig.close().await;
+    }
 }

@@ -15,3 +15,4 @@ mod leases;
 mod ledger_faults;
 mod ledger_swarm;
 mod ledgers;
+mod outlived;

@@ -186,6 +186,11 @@ impl Hypervisor for ProcessHypervisor {
         Ok(ProcessListener(UnixListener::bind(port_socket(&vm.socket, port))?))
     }
 
+    /// The guard has the CID's lock until it has ended the VM.
+    fn is_locked(&self, _vm: &ProcessVm) -> bool {
+        true
+    }
+
     async fn exited(&self, vm: &ProcessVm) {
         self.guard.exited(&vm.name).await;
     }

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use ulid::Ulid;
 
 use crate::seams::{
     Delivery, JobSource, Properties, Publication, PublishError, Receipt, ResultSink, Settled, Settlement,
@@ -72,7 +73,8 @@ pub struct Submitter(Arc<Shared>);
 pub struct QueueClosed;
 
 impl Submitter {
-    /// Submits one job and waits for its result. Dropping it does not cancel the job.
+    /// Submits one job and waits for its result. A job without any id gets one here, which it keeps when it is tried again.
+    /// Dropping it does not cancel the job.
     pub async fn submit(&self, body: Bytes, message_id: Option<String>) -> Result<Bytes, QueueClosed> {
         let room = self.0.room.clone().acquire_owned().await.map_err(|_| QueueClosed)?;
         let (answer, result) = oneshot::channel();
@@ -81,6 +83,7 @@ impl Submitter {
             state.submissions += 1;
             let reply_to = state.submissions.to_string();
             state.answers.insert(reply_to.clone(), answer);
+            let message_id = Some(message_id.unwrap_or_else(|| Ulid::generate().to_string()));
             let properties = Properties { message_id, reply_to: Some(reply_to), ..Properties::default() };
             state.waiting.push_back(Message { body, properties, _room: room });
         }

@@ -21,7 +21,7 @@ use std::{
 };
 
 use amqp_rig::{Setup, job};
-use broker::{Vhost, prefix, until, vhost};
+use broker::{Private, Vhost, prefix, until, vhost};
 use hearth::{assert_complaint, assert_data, stderr, stdout};
 use hearth_schemas::result::JobResult;
 use hearth_worker::{
@@ -70,10 +70,10 @@ async fn topology_is_checked_applied_and_printed() {
     let few = ["--runtime", "python", "--shards", "1"];
     let printed = broker.hearth(&[&["topology"], &few[..]].concat(), "").await;
     assert_data(&printed, 0);
-    assert_eq!(stdout(&printed).lines().count(), 5 + 4 + 3 + 2);
+    assert_eq!(stdout(&printed).lines().count(), 6 + 4 + 3 + 3);
     let absent = broker.hearth(&[&["topology", "--check"], &few[..]].concat(), "").await;
     assert_data(&absent, 1);
-    assert_eq!(stdout(&absent).lines().filter(|line| line.starts_with("absent: ")).count(), 5 + 4 + 3);
+    assert_eq!(stdout(&absent).lines().filter(|line| line.starts_with("absent: ")).count(), 6 + 4 + 3);
     assert_eq!(
         broker.hearth(&[&["topology", "--apply"], &few[..]].concat(), "").await.status.code(),
         Some(0)
@@ -126,6 +126,38 @@ async fn one_job_is_sent_and_waited_for() {
     assert_complaint(&nobody, 75);
     let elsewhere = hearth::hearth(&["cancel", "x", "--broker", "amqp://127.0.0.1:1"]);
     assert_complaint(&elsewhere, 75);
+}
+
+/// The broker is killed while a command waits for its one result: it is sent again and answered once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_waited_for_survives_its_broker() {
+    let Some(private) = Private::start() else { return };
+    private.ready().await;
+    let prefix = prefix();
+    let setup = Setup::new(&private.endpoint(), &Names::new(&prefix).unwrap());
+    let worker = setup.worker("w1").await;
+    let url = private.url();
+    let submit = |job: Value| {
+        let (url, prefix) = (url.clone(), prefix.clone());
+        tokio::task::spawn_blocking(move || {
+            let all = ["submit", "-", "--wait", "--broker", &url, "--prefix", &prefix];
+            hearth::hearth_with(&all, job.to_string().as_bytes())
+        })
+    };
+    let waiting = submit(job("waits", "4000ms"));
+    until("it runs", async || setup.ran_times("4000ms") == 1).await;
+    private.kill();
+    private.begin();
+    private.ready().await;
+    let output = waiting.await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("sent again"), "{}", stderr(&output));
+    let result: JobResult = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!((result.id.as_str(), setup.ran_times("4000ms")), ("waits", 1));
+    // A broker that was never there is told at once.
+    private.kill();
+    assert_complaint(&submit(job("never", "x")).await.unwrap(), 75);
+    worker.kill().await;
 }
 
 /// A worker with a store, and a command that can reach it or not.

@@ -11,16 +11,27 @@
 mod amqp_rig;
 mod broker;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
 
 use amqp_rig::{Setup, job, printed, shared_ledger::SharedLedger};
 use broker::{names, redis::Redis, until, vhost};
 use hearth_schemas::result::Status;
-use hearth_worker::amqp::{
-    first_start::{FirstStart, first_start},
-    spool::Spool,
+use hearth_worker::{
+    amqp::{
+        first_start::{FirstStart, first_start},
+        spool::Spool,
+    },
+    ledger::trouble,
+    meters,
+    run::{Order, Parts, run},
+    settings::Settings,
 };
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 /// A job that ends while Redis is away is not run again: its result waits on disk.
 #[tokio::test(flavor = "multi_thread")]
@@ -166,4 +177,63 @@ async fn a_dead_workers_job_is_taken_over_within_5_s() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     let result = producer.result().await;
     assert_eq!((result.status, result.attempt, result.worker.as_deref()), (Status::Finished, 2, Some("w2")));
+}
+
+/// A page of a worker.
+fn page(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// A worker as the command runs it says what is away, and counts results whose queue was gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_not_ready_while_redis_is_gone_and_says_so() {
+    let (Some(vhost), Some(mut redis)) = (vhost(), Redis::start().await) else { return };
+    let (prefix, directory) = (broker::prefix(), tempfile::tempdir().unwrap());
+    let names = hearth_worker::amqp::names::Names::new(&prefix).unwrap();
+    let ledger = SharedLedger::Redis(redis.ledger().await);
+    let setup = Setup { ledger, ..Setup::new(&vhost.endpoint, &names) };
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "[broker]\nurl = \"{}\"\nprefix = \"{prefix}\"\nshards = 2\n[worker]\nadmin = \"{address}\"\n",
+        vhost.url
+    );
+    let settings = Settings::parse(&text, &|_| None).unwrap().with_data_dir(directory.path());
+    let parts = Parts {
+        name: "w1".into(),
+        pool: setup.pool("w1"),
+        slots: 2,
+        offers: Setup::offers(),
+        ledger: setup.ledger.clone(),
+        ledger_trouble: trouble(Some(redis.server())),
+        metrics: meters::start().unwrap(),
+        object_spool: directory.path().join("objects"),
+    };
+    let (orders, taken) = mpsc::channel(1);
+    let worker = tokio::spawn(run(settings, parts, taken));
+    let ready = async || page(address, "/ready").is_some_and(|page| page.contains("200 OK"));
+    until("it is ready", ready).await;
+    assert!(
+        directory.path().join("spool/undecided").is_dir(),
+        "results have a place without being given one"
+    );
+    redis.kill();
+    until("it says what is gone", async || {
+        page(address, "/ready").is_some_and(|page| page.contains("503") && page.contains("redis: "))
+    })
+    .await;
+    assert!(page(address, "/live").unwrap().contains("200 OK"), "it need not be started again");
+    redis.begin().await;
+    until("it is ready again", ready).await;
+    let producer = setup.producer().await;
+    let gone = lapin::BasicProperties::default().with_reply_to("no-such-queue".into());
+    producer.send_bytes(&serde_json::to_vec(&job("gone", "x")).unwrap(), gone).await;
+    producer.client.get(&names.unclaimed()).await;
+    let count = "hearth_result_publish_total{outcome=\"reply_to_gone\"} 1";
+    until("it is counted", async || page(address, "/metrics").is_some_and(|page| page.contains(count))).await;
+    orders.send(Order::Drain).await.unwrap();
+    worker.await.unwrap().unwrap();
 }

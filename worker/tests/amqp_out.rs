@@ -63,7 +63,7 @@ async fn declaring_is_idempotent_and_checking_tells_what_is_absent_or_different(
     let link = Link::open(&vhost.endpoint, "test").await.unwrap();
     let topology = Topology::new(&names, ["python"], 2);
     let lacks = check(&link, &topology).await.unwrap();
-    assert_eq!(lacks.len(), 5 + 4 + 6);
+    assert_eq!(lacks.len(), 6 + 4 + 6);
     assert!(lacks.iter().all(|lack| lack.absent));
     for _ in 0..2 {
         apply(&link.channel().await.unwrap(), &topology).await.unwrap();

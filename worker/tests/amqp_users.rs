@@ -19,6 +19,7 @@ use hearth_schemas::{
 };
 use hearth_worker::amqp::{
     control::Control,
+    dead::{Act, each},
     link::Link,
     names::{LANES, Names},
     permissions::Permissions,
@@ -26,10 +27,10 @@ use hearth_worker::amqp::{
 use lapin::{
     BasicProperties,
     options::{
-        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-        QueueDeleteOptions,
+        BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
+        QueueDeclareOptions, QueueDeleteOptions,
     },
-    types::FieldTable,
+    types::{AMQPValue, FieldArray, FieldTable},
 };
 
 /// What the broker says to a message; nothing when it takes it.
@@ -49,7 +50,7 @@ fn workers_alone(names: &Names) -> Vec<(String, String)> {
     let queues = [names.intake(), names.dead(), names.fallen(), names.unclaimed()];
     let run = LANES.map(|lane| names.run("python", lane, 0));
     let straight = queues.into_iter().chain(run).map(|queue| (String::new(), queue));
-    let exchanges = [names.results(), names.unclaimed(), names.events()];
+    let exchanges = [names.results(), names.unclaimed(), names.events(), names.retried()];
     straight.chain(exchanges.into_iter().map(|exchange| (exchange, "a.b.c".to_owned()))).collect()
 }
 
@@ -163,4 +164,131 @@ async fn a_job_belongs_to_its_users_tenant_and_names_another_only_where_it_is_tr
     };
     assert!(said.contains("user_id"), "{said}");
     worker.drain().await;
+}
+
+/// Users of a tenant, and of whoever looks after the dead.
+struct People {
+    vhost: std::sync::Arc<broker::Vhost>,
+    names: Names,
+    alice: broker::User,
+    mallory: broker::User,
+    operator: broker::User,
+}
+
+impl People {
+    fn new() -> Option<Self> {
+        let (vhost, names) = (vhost()?, names());
+        let [_, producer, operator] = Permissions::all(&names);
+        let (alice, mallory) = (vhost.user(&producer), vhost.user(&producer));
+        let operator = vhost.user(&operator);
+        Some(Self { vhost, names, alice, mallory, operator })
+    }
+
+    fn setup(&self) -> Setup {
+        Setup {
+            tenants: [(self.alice.name.clone(), "acme".to_owned())].into(),
+            trusted: Some(Vec::new()),
+            ..Setup::new(&self.vhost.endpoint, &self.names)
+        }
+    }
+}
+
+fn header(name: &str, value: &str) -> FieldTable {
+    let mut headers = FieldTable::default();
+    headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    headers
+}
+
+/// The trap: `user_id` is the publisher's own, so whoever sends a dead message again cannot keep it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_message_that_is_sent_again_is_still_its_producers() {
+    let Some(people) = People::new() else { return };
+    let setup = people.setup();
+    let worker = setup.worker("w1").await;
+    // Nobody could be told what is wrong with these.
+    for user in [&people.alice, &people.mallory] {
+        let producer = Producer::new(&user.endpoint, &setup).await;
+        let forged = header("hearth-user", &people.alice.name);
+        let properties =
+            BasicProperties::default().with_user_id(user.name.as_str().into()).with_headers(forged);
+        producer.send_bytes(br#"{"runtime": "python", "code": 7}"#, properties).await;
+    }
+    let watcher = Client::new(&people.vhost.endpoint).await;
+    until("both are dead", async || watcher.count(&people.names.dead()).await == 2).await;
+    let operator = Link::open(&people.operator.endpoint, "test").await.unwrap();
+    let done = each(&operator, &people.names, 10, |_| Act::Retry).await.unwrap();
+    let mut tenants = Vec::new();
+    for _ in 0..2 {
+        let result = watcher.get(&people.names.unclaimed()).await;
+        let result: JobResult = serde_json::from_slice(&result.data).unwrap();
+        let sent = done.iter().any(|done| done.new_id.as_ref() == Some(&result.id));
+        assert!(sent && result.status == Status::Refused, "{result:?}");
+        tenants.push(result.tenant);
+    }
+    tenants.sort();
+    assert_eq!(tenants, ["acme", "default"], "each is of who sent it, and of nobody else");
+    // One whose fault is gone by now runs, for its tenant.
+    let dead = header("hearth-user", &people.alice.name);
+    let body = serde_json::to_vec(&job("was-dead", "alive")).unwrap();
+    let properties = BasicProperties::default().with_headers(dead);
+    watcher.publish("", &people.names.dead(), properties, &body).await;
+    each(&operator, &people.names, 10, |_| Act::Retry).await.unwrap();
+    let result: JobResult =
+        serde_json::from_slice(&watcher.get(&people.names.unclaimed()).await.data).unwrap();
+    assert_eq!((result.tenant.as_str(), amqp_rig::printed(&result).as_str()), ("acme", "alive"));
+    worker.drain().await;
+}
+
+/// Has the broker give up on the only message of a queue.
+async fn give_up(client: &Client, names: &Names, queue: &str) {
+    until("the broker gives up", async || {
+        let got = client.channel.basic_get(queue.into(), BasicGetOptions::default());
+        if let Some(message) = got.await.unwrap() {
+            message.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await.unwrap();
+        }
+        client.count(&names.fallen()).await == 1
+    })
+    .await;
+}
+
+/// The trap: a message in a run queue was published by a worker, and what fell from there has no `user_id`.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_falls_from_a_run_queue_is_still_its_producers_and_nobody_can_pretend_that_it_did() {
+    let Some(people) = People::new() else { return };
+    let (setup, names) = (people.setup(), &people.names);
+    setup.worker("w0").await.drain().await;
+    let watcher = Client::new(&people.vhost.endpoint).await;
+    let run = names.run("python", Lane::Normal, 0);
+    let parked = BasicProperties::default()
+        .with_message_id("fell".into())
+        .with_headers(header("hearth-user", &people.alice.name));
+    let body = |id| serde_json::to_vec(&job(id, "x")).unwrap();
+    watcher.publish("", &run, parked, &body("fell")).await;
+    give_up(&watcher, names, &run).await;
+    let result = async |worker: &str| -> JobResult {
+        let worker = setup.worker(worker).await;
+        let result = serde_json::from_slice(&watcher.get(&names.unclaimed()).await.data).unwrap();
+        worker.drain().await;
+        result
+    };
+    let fell = result("w1").await;
+    assert_eq!((fell.tenant.as_str(), fell.status), ("acme", Status::InfraError));
+    // It says that it fell from there, and whose it is; it fell from the intake.
+    let mallory = Producer::new(&people.mallory.endpoint, &setup).await;
+    let mut death = header("queue", &run);
+    death.insert("reason".into(), AMQPValue::LongString("delivery_limit".into()));
+    death.insert("exchange".into(), AMQPValue::LongString("".into()));
+    death.insert("count".into(), AMQPValue::LongLongInt(1));
+    let mut forged = header("hearth-user", &people.alice.name);
+    let deaths = FieldArray::from(vec![AMQPValue::FieldTable(death)]);
+    forged.insert("x-death".into(), AMQPValue::FieldArray(deaths));
+    let properties = BasicProperties::default()
+        .with_message_id("forged".into())
+        .with_user_id(people.mallory.name.as_str().into())
+        .with_headers(forged);
+    mallory.send_bytes(&body("forged"), properties).await;
+    give_up(&watcher, names, &names.intake()).await;
+    let forged = result("w2").await;
+    assert_eq!((forged.id.as_str(), forged.tenant.as_str()), ("forged", "default"));
+    assert_eq!(setup.ran().len(), 0);
 }

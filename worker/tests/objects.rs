@@ -286,3 +286,16 @@ async fn a_store_that_is_away_is_our_fault_and_tried_again() {
     assert_eq!((result.verdict, result.attempt), (Some(Verdict::Accepted), 1), "{result:#?}");
     setup.end().await;
 }
+
+/// In one process a job need not have an id; it gets one, and keeps it when it is tried again.
+#[tokio::test(start_paused = true)]
+async fn attempts_at_a_job_without_an_id_are_counted() {
+    let setup = Setup::new("[objects.outputs]\nto = \"file://out\"\n");
+    fs::remove_dir(setup.outputs.path()).unwrap();
+    let job = json!({"runtime": "python", "code": "x", "outputs": ["big"]});
+    let result = setup.rig.submit(job).await;
+    assert_eq!((result.status, setup.rig.runs()), (Status::InfraError, 3), "{result:#?}");
+    assert_eq!(result.infra_error.unwrap().attempts.len(), 3);
+    fs::create_dir(setup.outputs.path()).unwrap();
+    setup.end().await;
+}

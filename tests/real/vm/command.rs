@@ -58,6 +58,53 @@ async fn run_shows_what_a_job_prints_when_it_is_followed() {
     }
 }
 
+/// Many jobs without a broker: each in a VM of its own, one refused, one there twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_runs_some_at_a_time_and_goes_on_where_it_stopped() {
+    let Some(machine) = machine() else { return };
+    let _room = room().await;
+    machine.baked("python").unwrap();
+    let run_dir = Worker::run_dir().unwrap();
+    let out = run_dir.path().join("results");
+    let out = out.to_str().unwrap();
+    let job = |n: usize| {
+        format!(
+            "{{\"id\":\"j{n}\",\"runtime\":\"python\",\"code\":\"print({n})\",\"limits\":{{\"wall_ms\":60000}}}}\n"
+        )
+    };
+    let mut lines: String = (0..4).map(job).collect();
+    lines += "{\"runtime\":\"cobol\",\"code\":\"x\"}\n";
+    lines += &job(2);
+    let file = run_dir.path().join("jobs");
+    std::fs::write(&file, &lines).unwrap();
+    let batch = |more: &[&str]| {
+        let all =
+            [&["run", "--batch", file.to_str().unwrap(), "--parallel", "2", "--out", out], more].concat();
+        machine.command(run_dir.path()).args(all).output().unwrap()
+    };
+    let first = batch(&["--ordered"]);
+    assert_eq!(first.status.code(), Some(1), "one is refused: {first:?}");
+    let written = std::fs::read_to_string(out).unwrap();
+    let results: Vec<JobResult> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(results.len(), 5, "{written}");
+    for (n, result) in results.iter().take(4).enumerate() {
+        let printed = result.stages[0].run.stdout.content.decode().unwrap();
+        assert_eq!((result.id.as_str(), printed), (format!("j{n}").as_str(), format!("{n}\n").into_bytes()));
+    }
+    assert_eq!(results[4].status.as_str(), "refused");
+    assert!(String::from_utf8_lossy(&first.stderr).contains("5 results"), "{first:?}");
+    // The last two are gone, one of them half.
+    let kept: String = written.lines().take(3).map(|line| format!("{line}\n")).collect();
+    std::fs::write(out, kept + &written.lines().nth(3).unwrap()[..20]).unwrap();
+    let again = batch(&["--resume"]);
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    let written = std::fs::read_to_string(out).unwrap();
+    let ids: std::collections::BTreeSet<String> =
+        written.lines().map(|line| serde_json::from_str::<JobResult>(line).unwrap().id).collect();
+    assert_eq!((ids.len(), written.lines().count()), (5, 5));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("2 results"), "{again:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_bake_with_nothing_changed_does_nothing() {
     let Some(machine) = machine() else { return };

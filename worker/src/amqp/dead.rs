@@ -1,7 +1,7 @@
 //! The queue of messages that people should look at.
 
 use lapin::{
-    BasicProperties, Channel, Confirmation,
+    Channel, Confirmation,
     message::BasicGetMessage,
     options::{
         BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::{
     declare::short,
+    headers,
     link::{Link, LinkError},
     names::Names,
 };
@@ -41,7 +42,7 @@ pub enum Act {
     Keep,
     /// It is gone.
     Drop,
-    /// It is sent again, under a new id: the old one has its result already.
+    /// It is sent again for whoever sent it, under a new id: the old one has its result already.
     Retry,
 }
 
@@ -128,16 +129,10 @@ async fn resend(
     message: &BasicGetMessage,
     new_id: &str,
 ) -> Result<bool, lapin::Error> {
-    let mut properties = BasicProperties::default().with_delivery_mode(2).with_message_id(short(new_id));
-    if let Some(reply_to) = message.properties.reply_to() {
-        properties = properties.with_reply_to(reply_to.clone());
-    }
-    if let Some(id) = message.properties.correlation_id() {
-        properties = properties.with_correlation_id(id.clone());
-    }
+    let properties = headers::retried(&message.properties, new_id);
     let body = with_id(&message.data, new_id);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let sent = channel.basic_publish(short(&names.jobs()), "".into(), options, &body, properties).await?;
+    let sent = channel.basic_publish(short(&names.retried()), "".into(), options, &body, properties).await?;
     Ok(matches!(sent.await?, Confirmation::Ack(None)))
 }
 

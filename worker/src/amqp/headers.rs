@@ -1,6 +1,7 @@
 //! What Hearth writes beside a message, and what it reads there.
 //!
-//! Headers that begin with `hearth-` are believed on run queues only, to which nobody but workers may publish.
+//! Headers that begin with `hearth-` are believed on run queues only, to which nobody but workers may publish; and whose
+//! a message is also by way of the exchange for what is sent again, to which nobody but operators may.
 
 use hearth_schemas::job::is_name;
 use lapin::{
@@ -8,7 +9,7 @@ use lapin::{
     types::{AMQPValue, FieldArray, FieldTable, LongString},
 };
 
-use super::declare::short;
+use super::{declare::short, names::Names};
 use crate::{
     ledger::unix_ms,
     seams::Properties,
@@ -38,8 +39,32 @@ const BROKERS: [&str; 6] = [
 pub enum Origin {
     /// A producer wrote it.
     Intake,
+    /// An operator sent it again.
+    Retried,
     /// A worker did.
     Run,
+}
+
+impl Origin {
+    /// Of a message of the intake, which came by this exchange.
+    pub fn of_intake(exchange: &str, names: &Names) -> Self {
+        if exchange == names.retried() { Self::Retried } else { Self::Intake }
+    }
+
+    /// Of a message that the broker has given up on: where it was then. That is the first of what it notes, whatever a
+    /// producer has written there.
+    pub fn of_fallen(message: &BasicProperties, names: &Names) -> Self {
+        let death = message.headers().as_ref().and_then(|headers| match headers.inner().get("x-death") {
+            Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice().first(),
+            _ => None,
+        });
+        let Some(AMQPValue::FieldTable(death)) = death else { return Self::Intake };
+        let said = |name: &str| death.inner().get(name).and_then(string).unwrap_or_default();
+        match said("queue") {
+            queue if names.is_run(&queue) => Self::Run,
+            _ => Self::of_intake(&said("exchange"), names),
+        }
+    }
 }
 
 /// Which workers should leave a job to others for a while.
@@ -76,6 +101,9 @@ pub fn read(message: &BasicProperties, redelivered: bool, origin: Origin) -> (Pr
         trace: trace(message),
     };
     let mut avoid = Avoid::default();
+    if let (Origin::Retried, Some(headers)) = (origin, message.headers()) {
+        properties.user_id = headers.inner().get(USER).and_then(string);
+    }
     if let (Origin::Run, Some(headers)) = (origin, message.headers()) {
         let headers = headers.inner();
         let number = |name: &str| headers.get(name).and_then(number);
@@ -133,18 +161,37 @@ pub fn parked(
     copied(message).with_message_id(short(id)).with_headers(headers)
 }
 
-/// What goes beside a message that people shall look at: all that it had, and why it is there.
-pub fn dead(message: &BasicProperties, reason: &str, attempts: u32) -> BasicProperties {
+/// What goes beside a message that people shall look at: all that it had, whose it is, and why it is there.
+pub fn dead(message: &BasicProperties, origin: Origin, reason: &str, attempts: u32) -> BasicProperties {
     let mut headers = kept(message);
     headers.insert("hearth-reason".into(), long(reason));
     headers.insert("hearth-attempts".into(), AMQPValue::LongUInt(attempts));
-    if let Some(user) = message.user_id() {
-        headers.insert(USER.into(), long(user.as_str()));
+    if let Some(user) = read(message, false, origin).0.user_id {
+        headers.insert(USER.into(), long(&user));
     }
     let properties = copied(message).with_headers(headers);
     match message.message_id() {
         Some(id) => properties.with_message_id(id.clone()),
         None => properties,
+    }
+}
+
+/// What goes beside a dead message that an operator sends again, under a new id: whose it is stays with it.
+pub fn retried(message: &BasicProperties, new_id: &str) -> BasicProperties {
+    let mut headers = kept(message);
+    if let Some(user) = read(message, false, Origin::Retried).0.user_id {
+        headers.insert(USER.into(), long(&user));
+    }
+    // Its deadline counts anew.
+    let anew =
+        BasicProperties::default().with_delivery_mode(2).with_message_id(short(new_id)).with_headers(headers);
+    let anew = match message.reply_to() {
+        Some(queue) => anew.with_reply_to(queue.clone()),
+        None => anew,
+    };
+    match message.correlation_id() {
+        Some(id) => anew.with_correlation_id(id.clone()),
+        None => anew,
     }
 }
 
@@ -207,6 +254,44 @@ fn number(value: &AMQPValue) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn deaths(of: &[(&str, &str)]) -> BasicProperties {
+        let death = |(queue, exchange): &(&str, &str)| {
+            let mut death = FieldTable::default();
+            death.insert("queue".into(), long(queue));
+            death.insert("exchange".into(), long(exchange));
+            AMQPValue::FieldTable(death)
+        };
+        let mut headers = FieldTable::default();
+        let deaths: Vec<_> = of.iter().map(death).collect();
+        headers.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::from(deaths)));
+        BasicProperties::default().with_headers(headers)
+    }
+
+    #[test]
+    fn what_fell_is_believed_by_where_it_was_last() {
+        let names = Names::default();
+        let run = names.run("python", hearth_schemas::job::Lane::Batch, 3);
+        let of = |deaths_of: &[(&str, &str)]| Origin::of_fallen(&deaths(deaths_of), &names);
+        assert_eq!(of(&[(&run, "")]), Origin::Run);
+        assert_eq!(of(&[("hearth.intake", "hearth.retried")]), Origin::Retried);
+        // A producer may have written the rest.
+        assert_eq!(of(&[("hearth.intake", "hearth.jobs"), (&run, "")]), Origin::Intake);
+        assert_eq!(of(&[]), Origin::Intake);
+        assert_eq!(Origin::of_fallen(&BasicProperties::default(), &names), Origin::Intake);
+    }
+
+    #[test]
+    fn whose_a_message_is_stays_with_it_to_the_dead_and_back() {
+        let user = |properties: &BasicProperties, origin| read(properties, false, origin).0.user_id;
+        let dead = dead(&message(), Origin::Intake, "why", 1);
+        let again = retried(&dead, "m-2");
+        assert_eq!(user(&again, Origin::Retried).as_deref(), Some("alice"));
+        assert_eq!(user(&again, Origin::Intake), None, "by the producers' exchange nobody is believed");
+        assert_eq!((again.user_id(), again.timestamp()), (&None, &None));
+        let forged = retried(&super::dead(&again, Origin::Intake, "why", 1), "m-3");
+        assert_eq!(user(&forged, Origin::Retried), None);
+    }
 
     fn message() -> BasicProperties {
         let mut headers = FieldTable::default();

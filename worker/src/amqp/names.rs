@@ -59,6 +59,11 @@ impl Names {
         self.under("jobs")
     }
 
+    /// The exchange by which operators send dead messages again; whose they are is believed there.
+    pub fn retried(&self) -> String {
+        self.under("retried")
+    }
+
     /// The queue that takes every job.
     pub fn intake(&self) -> String {
         self.under("intake")
@@ -67,6 +72,11 @@ impl Names {
     /// A queue of jobs that wait for a VM of a runtime.
     pub fn run(&self, runtime: &str, lane: Lane, shard: u16) -> String {
         self.under(&format!("run.{runtime}.{}.{shard}", lane.as_str()))
+    }
+
+    /// Whether a queue is one of those where jobs wait for a VM.
+    pub fn is_run(&self, queue: &str) -> bool {
+        queue.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with(".run."))
     }
 
     /// The queue of what the broker has given up on.

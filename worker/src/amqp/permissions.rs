@@ -34,13 +34,14 @@ impl Permissions {
         Self { role: "producer", configure: any(&[OWN]), write: any(&[&jobs]), read: any(&[OWN]) }
     }
 
-    /// As a producer, and cancels jobs and looks after the dead.
+    /// As a producer, and cancels jobs and looks after the dead, in whosever name they were sent.
     pub fn operator(names: &Names) -> Self {
-        let [jobs, control, dead] = [names.jobs(), names.control(), names.dead()].map(|name| quoted(&name));
+        let all = [names.jobs(), names.retried(), names.control(), names.dead()];
+        let [jobs, retried, control, dead] = all.map(|name| quoted(&name));
         Self {
             role: "operator",
             configure: any(&[OWN]),
-            write: any(&[&jobs, &control]),
+            write: any(&[&jobs, &retried, &control]),
             read: any(&[OWN, &dead]),
         }
     }
@@ -88,6 +89,6 @@ mod tests {
         let [worker, producer, operator] = Permissions::all(&names).map(|all| all.to_string());
         assert_eq!(producer, r"permissions producer '^(amq\.gen-.*)$' '^(hearth\.jobs)$' '^(amq\.gen-.*)$'");
         assert!(worker.contains(r"'^(hearth\..*|amq\.gen-.*|amq\.default)$'"), "{worker}");
-        assert!(operator.contains(r"'^(hearth\.jobs|hearth\.control)$'"), "{operator}");
+        assert!(operator.contains(r"'^(hearth\.jobs|hearth\.retried|hearth\.control)$'"), "{operator}");
     }
 }

@@ -86,6 +86,7 @@ impl Topology {
         let exchange = |name, kind, alternate| Exchange { name, kind, alternate };
         let exchanges = vec![
             exchange(names.jobs(), Kind::Fanout, None),
+            exchange(names.retried(), Kind::Fanout, None),
             exchange(names.unclaimed(), Kind::Fanout, None),
             exchange(names.results(), Kind::Topic, Some(names.unclaimed())),
             exchange(names.events(), Kind::Topic, None),
@@ -105,6 +106,7 @@ impl Topology {
         }
         let bindings = vec![
             Binding { exchange: names.jobs(), queue: names.intake(), key: String::new() },
+            Binding { exchange: names.retried(), queue: names.intake(), key: String::new() },
             Binding { exchange: names.unclaimed(), queue: names.unclaimed(), key: String::new() },
         ];
         Self { exchanges, queues, bindings }
@@ -209,6 +211,6 @@ mod tests {
         assert!(printed.contains(
             "exchange hearth.results topic durable alternate-exchange=\"hearth.results.unclaimed\""
         ));
-        assert_eq!(printed.lines().count(), 5 + 4 + 12 + 2);
+        assert_eq!(printed.lines().count(), 6 + 4 + 12 + 3);
     }
 }

@@ -1,6 +1,7 @@
 //! The commands.
 
 mod bake;
+mod batch;
 mod broker;
 mod cancel;
 mod dead;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     limits::{Busy, Quotas, Rate, TenantLimits},
     memory::MemoryLedger,
-    redis::{RedisLedger, RedisLedgerConfig},
+    redis::{RedisLedger, RedisLedgerConfig, trouble},
     shards::shard,
 };
 

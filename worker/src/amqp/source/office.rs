@@ -34,6 +34,7 @@ pub(super) struct Message {
     pub body: Bytes,
     pub raw: BasicProperties,
     pub redelivered: bool,
+    pub origin: Origin,
 }
 
 /// A message that carries a job.
@@ -86,7 +87,7 @@ pub(super) enum ParkError {
 
 /// See the module. For one process, whatever its ledger and sink.
 pub(super) trait Office: Send + Sync + 'static {
-    fn receive(&self, message: Message, origin: Origin) -> Reception;
+    fn receive(&self, message: Message) -> Reception;
     fn park<'a>(&'a self, slip: &'a Slip, avoid: &'a Avoid) -> BoxFuture<'a, Result<Parked, ParkError>>;
     /// Puts a message where people look.
     fn bury<'a>(
@@ -162,8 +163,7 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
 
     async fn end_fallen(&self, message: &Message) -> Result<(), FallError> {
         let reason = headers::fall_reason(&message.raw).unwrap_or_else(|| "unknown".to_owned());
-        // It may come from the intake or from a run queue: what only workers write is not believed.
-        let slip = match self.receive(message.clone(), Origin::Intake) {
+        let slip = match self.receive(message.clone()) {
             Reception::Job(slip) => slip,
             Reception::Refused(properties) => {
                 if let Err(result) = self.service.intake().job(&message.body, &properties, &new_id()) {
@@ -211,8 +211,8 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
 }
 
 impl<L: Ledger, S: ResultSink> Office for ServiceOffice<L, S> {
-    fn receive(&self, message: Message, origin: Origin) -> Reception {
-        let (properties, avoid) = headers::read(&message.raw, message.redelivered, origin);
+    fn receive(&self, message: Message) -> Reception {
+        let (properties, avoid) = headers::read(&message.raw, message.redelivered, message.origin);
         let new_id = new_id();
         match self.service.intake().job(&message.body, &properties, &new_id) {
             Ok(job) => {
@@ -247,7 +247,8 @@ impl<L: Ledger, S: ResultSink> Office for ServiceOffice<L, S> {
         attempts: u32,
     ) -> BoxFuture<'a, Result<(), ParkError>> {
         async move {
-            let (raw, queue) = (headers::dead(&message.raw, reason, attempts), self.names.dead());
+            let (raw, queue) =
+                (headers::dead(&message.raw, message.origin, reason, attempts), self.names.dead());
             match self.publisher.publish("", &queue, raw, &message.body).await? {
                 Confirmed::Routed => Ok(()),
                 Confirmed::Unroutable => Err(ParkError::NoQueue { queue }),

@@ -127,14 +127,14 @@ async fn submit(
 
 /// What is heard of the pool while it has no VM for the job.
 #[derive(Clone, Debug, Default)]
-struct Failures {
+pub(super) struct Failures {
     /// Since a VM was Ready.
     in_a_row: u32,
     /// Why the last one was not.
     last: String,
 }
 
-fn observer(progress: Arc<Progress>, failures: watch::Sender<Failures>) -> Observer {
+pub(super) fn observer(progress: Arc<Progress>, failures: watch::Sender<Failures>) -> Observer {
     Arc::new(move |event| match event {
         Event::Moved { slot, to, .. } => {
             let step = match to {
@@ -163,7 +163,7 @@ fn observer(progress: Arc<Progress>, failures: watch::Sender<Failures>) -> Obser
 }
 
 /// Resolves when there is no VM to be had. The pool itself would go on until the job's deadline.
-async fn hopeless(mut failures: watch::Receiver<Failures>) -> Failure {
+pub(super) async fn hopeless(mut failures: watch::Receiver<Failures>) -> Failure {
     let last = match failures.wait_for(|failures| failures.in_a_row >= FAILURES_MAX).await {
         Ok(failures) => failures.last.clone(),
         Err(_) => std::future::pending().await,

@@ -1,10 +1,11 @@
-//! `hearth run`: one job in one fresh VM, here and now.
+//! `hearth run`: one job in one fresh VM, here and now; or many.
 
+mod batch;
 mod execute;
 mod input;
 mod outcome;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
@@ -25,9 +26,9 @@ use super::{
 };
 use crate::config::Config;
 
-/// Run a job, or a source file, in a fresh microVM
+/// Run a job, a source file, or many jobs, each in a fresh microVM
 ///
-/// Prints the result as JSON. Exit code 0: every stage was accepted. 1: the job ran and was not. 65: the job is refused,
+/// Prints the result as JSON; of a batch each on a line, as they come. Exit code 0: every stage was accepted. 1: the job ran and was not. 65: the job is refused,
 /// before any VM is taken. 66: no such input. 69: no snapshot, or this host cannot run VMs. 70: our own fault. 75: the
 /// job's deadline came first. 130: Ctrl-C.
 #[derive(Debug, Args)]
@@ -37,11 +38,13 @@ use crate::config::Config;
     hearth run job.json --json | jq -r '.stages[0].stdout'\n  \
     hearth run slow.py --follow                      see what it prints while it runs\n  \
     echo '{\"runtime\":\"python\",\"code\":\"print(1)\"}' | hearth run -\n  \
-    echo 'print(1)' | hearth run - --runtime python")]
+    echo 'print(1)' | hearth run - --runtime python\n  \
+    hearth run --batch jobs.jsonl --parallel 4 --out results.jsonl\n  \
+    generate | hearth run --batch - | jq -r .verdict")]
 pub struct Arguments {
     /// A job (.json), a source file (.py, .c, .cpp, .js, .sh), or `-` for a job on standard input
-    #[arg(value_name = "JOB")]
-    job: PathBuf,
+    #[arg(value_name = "JOB", required_unless_present = "batch")]
+    job: Option<PathBuf>,
     /// The runtime of a source file
     #[arg(long, value_name = "NAME")]
     runtime: Option<String>,
@@ -57,6 +60,21 @@ pub struct Arguments {
     /// Print output and what happens as it comes: on stderr, or with --json each event on a line of stdout, the result last
     #[arg(long)]
     follow: bool,
+    /// Jobs, one per line, or `-` for standard input; each needs an id of its own or gets one from what it says and its line
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["job", "runtime", "timeout_ms", "json", "follow"])]
+    batch: Option<PathBuf>,
+    /// VMs of a batch at once [default: one for each processor]
+    #[arg(long, value_name = "N", requires = "batch", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    parallel: Option<u32>,
+    /// Where the results of a batch go, one per line [default: standard output]
+    #[arg(long, value_name = "FILE", requires = "batch")]
+    out: Option<PathBuf>,
+    /// Leave out jobs that have a result in --out, and append
+    #[arg(long, requires = "out")]
+    resume: bool,
+    /// Results in the order of the jobs; else as they come
+    #[arg(long, requires = "batch")]
+    ordered: bool,
 }
 
 impl Arguments {
@@ -66,15 +84,32 @@ impl Arguments {
         self.follow.then(|| Follower::new(form))
     }
 
+    fn parallel(&self) -> u32 {
+        let processors = std::thread::available_parallelism().ok();
+        let processors = processors.and_then(|count| u32::try_from(count.get()).ok());
+        self.parallel.or(processors).unwrap_or(1)
+    }
+
     fn style(&self) -> Style {
         if self.json { Style::Compact } else { Style::Pretty }
     }
 }
 
-/// Checks the job, then runs it.
+/// Checks the job, then runs it; or a batch.
 pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
-    let input = input::classify(&arguments.job, arguments.runtime.as_deref(), arguments.timeout_ms)?;
-    let body = input::request(input, input::read(&arguments.job)?)?;
+    match (&arguments.batch, &arguments.job) {
+        (Some(path), _) => {
+            let runtimes = super::runtimes(config)?;
+            super::block_on(batch::run(config, arguments, &runtimes, path))
+        }
+        (None, Some(job)) => one(config, arguments, job),
+        (None, None) => Err(Failure::new(Exit::Usage, "neither a job nor --batch is given")),
+    }
+}
+
+fn one(config: &Config, arguments: &Arguments, job: &Path) -> Result<Exit, Failure> {
+    let input = input::classify(job, arguments.runtime.as_deref(), arguments.timeout_ms)?;
+    let body = input::request(input, input::read(job)?)?;
     let body = if arguments.follow { follow::asking(body) } else { body };
     let runtimes = super::runtimes(config)?;
     let worker = super::host::worker();

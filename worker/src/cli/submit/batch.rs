@@ -11,18 +11,10 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use hearth_worker::amqp::client::{ClientError, JobClient, JobSender, Replies, Reply};
 use tokio::sync::mpsc;
 
-use super::{
-    Arguments,
-    done::Done,
-    failure,
-    lines::{self, Line},
-    results::Results,
-    tally::Tally,
-    trace,
-    whole::Whole,
-};
+use super::{Arguments, RECONNECT_PAUSE, RECONNECTS_MAX, failure, trace, whole::Whole};
 use crate::{
     cli::{
+        batch::{self, Done, Line, Results, Tally},
         exit::{Exit, Failure, chain},
         interrupt::Interrupted,
     },
@@ -33,10 +25,6 @@ use crate::{
 const UNCONFIRMED_MAX: usize = 64;
 /// How often results are handed to the system.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
-/// The pause before a broken connection is made anew.
-const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
-/// How often in a row that may fail.
-const RECONNECTS_MAX: u32 = 60;
 
 /// A batch on its way.
 struct Batch<'a> {
@@ -54,8 +42,7 @@ struct Batch<'a> {
 }
 
 struct Pending {
-    id: String,
-    body: Bytes,
+    line: Line,
     /// For when results are written in order.
     result: Option<Bytes>,
 }
@@ -69,19 +56,18 @@ enum Over {
 /// Sends the batch, writes its results.
 pub async fn run(config: &Config, arguments: &Arguments, path: &Path) -> Result<Exit, Failure> {
     let mut interrupted = Interrupted::listen()?;
-    let lines = lines::read(path)?;
+    let lines = batch::read(path)?;
     let whole = Whole::open(arguments.objects.as_deref())?;
-    let (results, done) = Results::open(arguments)?;
-    let tally = Tally::new(config, lines::count(path), done.not_accepted());
+    let (results, done) = Results::open(arguments.out.as_deref(), arguments.resume)?;
+    let tally = Tally::new(config, batch::count(path), done.not_accepted());
     let (pending, numbers) = (BTreeMap::new(), HashMap::new());
-    let mut batch =
-        Batch { arguments, pending, numbers, done, results, whole, tally, lines, read_all: false };
+    let mut all = Batch { arguments, pending, numbers, done, results, whole, tally, lines, read_all: false };
     let went = tokio::select! {
-        went = batch.go() => went,
+        went = all.go() => went,
         failure = interrupted.wait() => Err(failure),
     };
-    batch.results.flush()?;
-    let accepted = batch.tally.finish();
+    all.results.flush()?;
+    let accepted = all.tally.finish();
     went?;
     Ok(if accepted { Exit::Accepted } else { Exit::NotAccepted })
 }
@@ -130,7 +116,7 @@ impl Batch<'_> {
             while sending.len() < UNCONFIRMED_MAX
                 && let Some(number) = again.pop()
             {
-                if let Some(Pending { id, body, .. }) = self.pending.get(&number) {
+                if let Some(Pending { line: Line { id, body, .. }, .. }) = self.pending.get(&number) {
                     sending.push(send(sender, id.clone(), body.clone()));
                 }
             }
@@ -164,13 +150,13 @@ impl Batch<'_> {
 
     /// Notes a job that was read; its line, when it is to be sent.
     fn take(&mut self, line: Line) -> Option<u64> {
-        let Line { number, id, body } = line;
-        if self.done.contains(&id) || self.numbers.contains_key(&id) {
+        let number = line.number;
+        if self.done.contains(&line.id) || self.numbers.contains_key(&line.id) {
             self.tally.skip();
             return None;
         }
-        self.numbers.insert(id.clone(), number);
-        self.pending.insert(number, Pending { id, body, result: None });
+        self.numbers.insert(line.id.clone(), number);
+        self.pending.insert(number, Pending { line, result: None });
         Some(number)
     }
 
@@ -187,6 +173,7 @@ impl Batch<'_> {
             return self.results.write(&body);
         }
         if let Some(pending) = self.pending.get_mut(&number) {
+            pending.line.answered();
             pending.result = Some(body);
         }
         while let Some(first) = self.pending.first_entry()

@@ -25,7 +25,7 @@ enum Sifted {
 
 /// Tells events from their repeats.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sieve {
+pub struct Sieve {
     attempt: u32,
     seq: u64,
 }
@@ -48,14 +48,15 @@ impl Sieve {
 /// The connection broke.
 pub async fn until_result(
     printer: &mut Printer,
+    sieve: &mut Sieve,
     events: &mut Followed,
     replies: &mut Replies,
 ) -> Result<Reply, ClientError> {
-    let (mut sieve, mut over) = (Sieve::default(), false);
+    let mut over = false;
     let reply = loop {
         tokio::select! {
             biased;
-            event = events.next() => over |= print(printer, &mut sieve, &event?),
+            event = events.next() => over |= print(printer, sieve, &event?),
             reply = replies.next() => break reply?,
         }
     };
@@ -65,7 +66,7 @@ pub async fn until_result(
     let last = async {
         while !over && !refused {
             match events.next().await {
-                Ok(event) => over = print(printer, &mut sieve, &event),
+                Ok(event) => over = print(printer, sieve, &event),
                 Err(_) => return,
             }
         }

@@ -1,14 +1,14 @@
 //! `hearth submit`: jobs to RabbitMQ, results from there.
 
 mod batch;
-mod done;
 mod follow;
-mod lines;
-mod results;
-mod tally;
+mod single;
 mod whole;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clap::Args;
@@ -19,7 +19,7 @@ use hearth_schemas::{
 use hearth_worker::{amqp::client::JobClient, trace::TraceContext};
 use ulid::Ulid;
 
-use self::{follow::until_result, whole::Whole};
+use self::{single::Single, whole::Whole};
 use super::{
     broker::{Broker, away},
     exit::{Exit, Failure},
@@ -28,6 +28,11 @@ use super::{
     output,
 };
 use crate::config::{Config, setting};
+
+/// The pause before a broken connection is made anew.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// How often in a row that may fail.
+const RECONNECTS_MAX: u32 = 60;
 
 /// Send jobs to RabbitMQ, and wait for their results when asked
 ///
@@ -92,33 +97,21 @@ async fn one(config: &Config, arguments: &Arguments, job: &Path) -> Result<Exit,
     let body = if arguments.follow { asking(body) } else { body };
     let whole = Whole::open(arguments.objects.as_deref())?;
     let id = probe(&body).id.filter(|id| is_name(id)).unwrap_or_else(|| Ulid::generate().to_string());
-    let client = JobClient::connect(&arguments.broker.endpoint()?, &arguments.broker.names()?).await;
-    let client = client.map_err(|error| failure(&error))?;
-    let events = match arguments.follow {
-        // Before there is anything to follow.
-        true => Some(client.follow(&id).await.map_err(|error| failure(&error))?),
-        false => None,
-    };
-    let (sender, mut replies) = client.split();
-    let sender = sender.with_trace(trace());
+    let (endpoint, names) = (arguments.broker.endpoint()?, arguments.broker.names()?);
     if !arguments.wait && !arguments.follow {
+        let client = JobClient::connect(&endpoint, &names).await.map_err(|error| failure(&error))?;
         // Nobody reads the queue that goes with this connection.
-        sender.send_without_reply(&id, &body).await.map_err(|error| failure(&error))?;
+        let (sender, _replies) = client.split();
+        let sent = sender.with_trace(trace()).send_without_reply(&id, &body).await;
+        sent.map_err(|error| failure(&error))?;
         output::line(&id)?;
         return Ok(Exit::Accepted);
     }
-    sender.send(&id, &body).await.map_err(|error| failure(&error))?;
-    let reply = async {
-        match events {
-            Some(mut events) => {
-                let form = if arguments.json { Form::Json } else { Form::Text { quiet: config.quiet } };
-                until_result(&mut Printer::new(form), &mut events, &mut replies).await
-            }
-            None => replies.next().await,
-        }
-    };
+    let form = if arguments.json { Form::Json } else { Form::Text { quiet: config.quiet } };
+    let printer = arguments.follow.then(|| Printer::new(form));
+    let single = Single { endpoint: &endpoint, names: &names, id, body, printer };
     let reply = tokio::select! {
-        reply = reply => reply.map_err(|error| failure(&error))?,
+        reply = single.result() => reply?,
         failure = interrupted.wait() => return Err(failure),
     };
     let body = whole.of(reply.body).await;

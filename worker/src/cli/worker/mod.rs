@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 use hearth_worker::{
+    ledger::trouble,
     local::Local,
     meters,
     run::{Order, Parts, Stopped, run as serve},
@@ -17,7 +18,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use self::services::{Services, trouble};
+use self::services::Services;
 use super::{
     exit::{Exit, Failure},
     host,

@@ -14,14 +14,10 @@ use hearth_worker::{
         RedisLedgerConfig, Registered, Registration, Seized, Token, Unpublished,
     },
     settings::Settings,
-    tls::{Certificates, remedy},
+    tls::Certificates,
 };
-use tokio::sync::watch;
 
 use crate::cli::exit::{Exit, Failure, chain};
-
-/// How often Redis is asked whether it can be trusted.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// What coordinates workers.
 pub struct Services {
@@ -100,26 +96,6 @@ fn certificates(certificates: &Certificates) -> Option<TlsCertificates> {
     let Certificates { ca, identity } = certificates.clone();
     let client_tls = identity.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
     (!certificates.is_empty()).then_some(TlsCertificates { client_tls, root_cert: ca })
-}
-
-/// Why the server cannot be used, asked for as long as somebody listens.
-pub fn trouble(server: Option<RedisServer>) -> watch::Receiver<Option<String>> {
-    let (say, trouble) = watch::channel(None);
-    if let Some(server) = server {
-        tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(CHECK_EVERY);
-            while !say.is_closed() {
-                ticks.tick().await;
-                let found = server.check().await.err().map(|error| {
-                    let why = chain(&error);
-                    let remedy = remedy(&why, "redis").map(|remedy| format!("{remedy} ({why})"));
-                    remedy.unwrap_or(why)
-                });
-                say.send_if_modified(|said| std::mem::replace(said, found.clone()) != found);
-            }
-        });
-    }
-    trouble
 }
 
 /// One of the two.

@@ -7,6 +7,7 @@
 mod beats;
 mod reply;
 mod scripts;
+mod trouble;
 
 use std::{
     sync::{
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use hearth_pool::redis_server::{RedisServer, ServerError, micros};
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
+pub use self::trouble::trouble;
 use self::{beats::Beats, reply::Fields};
 use super::{
     Beat, Begun, Cancel, Commit, DEADLINE_GRACE, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger,

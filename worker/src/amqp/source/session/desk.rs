@@ -24,8 +24,9 @@ const AVOID_PAUSE: Duration = Duration::from_millis(300);
 impl Session<'_> {
     /// Decides about a message of the intake.
     pub(super) fn came_in(&mut self, delivery: lapin::message::Delivery) {
-        let (message, acker) = message(delivery);
-        match self.shared.office.receive(message.clone(), Origin::Intake) {
+        let origin = Origin::of_intake(delivery.exchange.as_str(), &self.config.names);
+        let (message, acker) = message(delivery, origin);
+        match self.shared.office.receive(message.clone()) {
             Reception::Refused(properties) => self.hand_on_refused(message, properties, acker),
             Reception::Nobody(why) => self.bury(message, acker, why),
             Reception::Job(slip) => {
@@ -45,8 +46,8 @@ impl Session<'_> {
 
     /// A ticket brought a message.
     pub(super) fn fetched(&mut self, queue: RunQueue, delivery: lapin::message::Delivery) {
-        let (message, acker) = message(delivery);
-        match self.shared.office.receive(message.clone(), Origin::Run) {
+        let (message, acker) = message(delivery, Origin::Run);
+        match self.shared.office.receive(message.clone()) {
             Reception::Refused(properties) => self.hand_on_refused(message, properties, acker),
             Reception::Nobody(why) => self.bury(message, acker, why),
             Reception::Job(mut slip) => {
@@ -133,7 +134,8 @@ impl Session<'_> {
     }
 
     pub(super) fn fell(&self, delivery: lapin::message::Delivery) {
-        let (message, acker) = message(delivery);
+        let origin = Origin::of_fallen(&delivery.properties, &self.config.names);
+        let (message, acker) = message(delivery, origin);
         let office = self.shared.office.clone();
         self.push(async move {
             while acker.usable() {
@@ -161,7 +163,7 @@ async fn not_yet(key: &JobKey, error: &ParkError) {
     tokio::time::sleep(PARK_PAUSE).await;
 }
 
-fn message(delivery: lapin::message::Delivery) -> (Message, lapin::Acker) {
+fn message(delivery: lapin::message::Delivery, origin: Origin) -> (Message, lapin::Acker) {
     let lapin::message::Delivery { data, properties, redelivered, acker, .. } = delivery;
-    (Message { body: data.into(), raw: properties, redelivered }, acker)
+    (Message { body: data.into(), raw: properties, redelivered, origin }, acker)
 }

@@ -1,4 +1,4 @@
-//! Which jobs have a result already. Sixteen bytes for each, so that a million is nothing.
+//! Which jobs have a result already. Eight bytes for each: among a million, two share theirs once in forty million runs.
 
 use std::{
     collections::HashSet,
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Done {
-    names: HashSet<u128>,
+    names: HashSet<u64>,
     not_accepted: u64,
 }
 
@@ -25,9 +25,9 @@ struct Head {
 }
 
 impl Done {
-    fn name(id: &str) -> u128 {
+    fn name(id: &str) -> u64 {
         let digest = Sha256::digest(id);
-        digest.iter().take(16).fold(0, |name, byte| name << 8 | u128::from(*byte))
+        digest.iter().take(8).fold(0, |name, byte| name << 8 | u64::from(*byte))
     }
 
     /// Notes a job; whether it was not known.

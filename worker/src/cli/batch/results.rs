@@ -6,10 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{
-    Arguments,
-    done::{self, Done},
-};
+use super::done::{self, Done};
 use crate::cli::exit::{Exit, Failure};
 
 /// A file, or standard output.
@@ -20,10 +17,10 @@ pub struct Results {
 
 impl Results {
     /// Opens what was asked for; with it, which jobs have their results there.
-    pub fn open(arguments: &Arguments) -> Result<(Self, Done), Failure> {
-        let (writer, done, name): (Box<dyn Write + Send>, _, _) = match &arguments.out {
+    pub fn open(out: Option<&Path>, resume: bool) -> Result<(Self, Done), Failure> {
+        let (writer, done, name): (Box<dyn Write + Send>, _, _) = match out {
             None => (Box::new(io::stdout()), Done::default(), "standard output".to_owned()),
-            Some(path) if arguments.resume => {
+            Some(path) if resume => {
                 let (file, done) = done::resume(path).map_err(|error| failed(path, &error))?;
                 (Box::new(file), done, path.display().to_string())
             }

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::Path,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -12,15 +13,23 @@ use hearth_schemas::{
     limits::REQUEST_MAX_BYTES,
 };
 use sha2::{Digest, Sha256};
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::spawn_blocking,
+};
 
 use crate::cli::exit::{Exit, Failure};
 
 /// Lines that are read ahead.
 const AHEAD: usize = 64;
+/// Bytes of all lines that are read and have no result yet: four of the largest, or thousands of usual ones.
+const READ_MAX_BYTES: usize = 4 * REQUEST_MAX_BYTES;
+/// They are counted in these.
+const UNIT_BYTES: usize = 1024;
 
 /// A job on its line.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Line {
     /// From 1.
     pub number: u64,
@@ -28,6 +37,15 @@ pub struct Line {
     pub id: String,
     /// The request.
     pub body: Bytes,
+    /// Its part of what may be read ahead.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Line {
+    /// The request is not needed any more: others may be read for it.
+    pub fn answered(&mut self) {
+        (self.body, self.room) = (Bytes::new(), None);
+    }
 }
 
 /// Counts lines, for a progress bar. Nothing for what can be read only once, such as a pipe.
@@ -48,7 +66,8 @@ pub fn count(path: &Path) -> Option<u64> {
     }
 }
 
-/// Reads lines in a thread of its own, not far ahead of who takes them. Empty lines are left out.
+/// Reads lines in a thread of its own, not far ahead of who takes them: memory is bounded however long they are, since
+/// each keeps its part of 64 MiB until it is dropped or [`Line::answered`]. Empty lines are left out.
 pub fn read(path: &Path) -> Result<mpsc::Receiver<Result<Line, Failure>>, Failure> {
     let no_input = |error: io::Error| Failure::new(Exit::NoInput, format!("{}: {error}", path.display()));
     let input: Box<dyn Read + Send> = match path == Path::new("-") {
@@ -56,12 +75,18 @@ pub fn read(path: &Path) -> Result<mpsc::Receiver<Result<Line, Failure>>, Failur
         false => Box::new(File::open(path).map_err(no_input)?),
     };
     let (give, lines) = mpsc::channel(AHEAD);
+    let (all, runtime) = (Arc::new(Semaphore::new(READ_MAX_BYTES / UNIT_BYTES)), Handle::current());
     spawn_blocking(move || {
         let mut input = BufReader::new(input);
         for number in 1.. {
             let line = match line(&mut input, number) {
                 Ok(Some(body)) if body.trim_ascii().is_empty() => continue,
-                Ok(Some(body)) => Ok(Line { number, id: id(&body, number), body: body.into() }),
+                Ok(Some(body)) => {
+                    let units = u32::try_from(body.len().div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+                    let Ok(room) = runtime.block_on(all.clone().acquire_many_owned(units)) else { return };
+                    let id = id(&body, number);
+                    Ok(Line { number, id, body: body.into(), room: Some(room) })
+                }
                 Ok(None) => return,
                 Err(failure) => Err(failure),
             };

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 
-use super::{config::Observer, events::Event};
-use crate::{hypervisor::Slot, phase::Phase};
+use super::{
+    config::Observer,
+    events::{Event, LeaseEvent},
+};
+use crate::{hypervisor::Slot, lease::Identity, phase::Phase};
 
 /// How many slots of each runtime are in each phase.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +73,12 @@ impl Voice {
         if let Some(observer) = &self.0 {
             observer(event);
         }
+    }
+
+    /// A claimed VM goes on: whoever else is given its CID meets the host's lock, and at its port the nonce.
+    pub(crate) fn outlived(&self, slot: &Slot, identity: Identity) {
+        tracing::warn!(%slot, ?identity, "the lease of a VM with a job is at risk; the host's lock is held");
+        self.say(Event::Lease { identity: Some(identity), event: LeaseEvent::Outlived });
     }
 }
 

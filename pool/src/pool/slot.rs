@@ -12,7 +12,7 @@ use super::{
     admission::{Admission, Place},
     claim::{Claim, ClaimedVm, Loss, answer, chain},
     config::Config,
-    events::{Event, Farewell, LeaseEvent},
+    events::{Event, Farewell},
     gauges::{Position, Voice},
     greeting::{Greeted, greet},
     stop::{Stop, asked},
@@ -303,7 +303,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
                         break Some((Loss::LeaseAtRisk, Farewell::LeaseAtRisk));
                     }
                     outlived = true;
-                    self.outlive(&lease);
+                    self.parts.voice.outlived(&self.slot, *lease.identity());
                 }
                 () = self.parts.hypervisor.exited(&vm) => {
                     let loss = if self.parts.hypervisor.is_gone() { Loss::AllGone } else { Loss::Exited };
@@ -324,13 +324,6 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         let transport = self.parts.hypervisor.transport(&vm);
         self.parts.voice.say(Event::Transferred { slot: &self.slot, transport, traffic: &traffic });
         self.retire(lease, Some(vm), &why, Some(since))
-    }
-
-    /// Notes that a claimed VM goes on: whoever else is given its CID meets the host's lock, and at its port the nonce.
-    fn outlive(&self, lease: &Held) {
-        let identity = *lease.identity();
-        tracing::warn!(slot = %self.slot, ?identity, "the lease of a VM with a job is at risk; the host's lock is held");
-        self.parts.voice.say(Event::Lease { identity: Some(identity), event: LeaseEvent::Outlived });
     }
 
     async fn retiring(&mut self, lease: Held, vm: Option<H::Vm>, tries: u32) -> State<H::Vm> {

@@ -55,6 +55,7 @@ const A_JOB_RUNS: &[&str] = &[
     "hearth_transfer_bytes_total",
     "hearth_result_publish_total",
 ];
+const MORE_JOBS_THAN_VMS_COME: &[&str] = &["hearth_jobs_waiting"];
 const A_MESSAGE_COMES_AGAIN: &[&str] = &["hearth_redelivered_total"];
 const THE_BROKER_GIVES_UP_ON_A_MESSAGE: &[&str] = &["hearth_fallen_total"];
 const THE_BROKER_DIES: &[&str] = &["hearth_results_spooled", "hearth_amqp_reconnects_total"];
@@ -170,6 +171,15 @@ async fn every_metric_is_moved_by_something_that_happens() {
     eyes.see(A_JOB_RUNS).await;
 
     eyes.open();
+    for number in 0..6 {
+        client.send(&job(&format!("many-{number}"), "500ms")).await;
+    }
+    eyes.see(MORE_JOBS_THAN_VMS_COME).await;
+    for _ in 0..6 {
+        client.result().await;
+    }
+
+    eyes.open();
     worker.drain().await;
     client.send(&job("again", "x")).await;
     let stranger = Client::new(&private.endpoint()).await;
@@ -248,6 +258,7 @@ async fn watch_too_slowly() {
 fn the_table_says_what_there_is(text: &str) {
     let scenarios = [
         A_JOB_RUNS,
+        MORE_JOBS_THAN_VMS_COME,
         A_MESSAGE_COMES_AGAIN,
         THE_BROKER_GIVES_UP_ON_A_MESSAGE,
         THE_BROKER_DIES,

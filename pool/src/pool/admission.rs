@@ -31,7 +31,7 @@ pub(crate) struct Admission {
     targets: watch::Sender<Targets>,
     voice: Voice,
     epoch: Instant,
-    /// A claim came: the scaler may have to look earlier.
+    /// A claim came, or more jobs wait elsewhere: the scaler may have to look earlier.
     hurry: Notify,
 }
 
@@ -95,8 +95,15 @@ impl Admission {
 
     /// Jobs that wait elsewhere for VMs of a runtime.
     pub(crate) fn set_backlog(&self, runtime: usize, jobs: u32) {
-        if let Some(backlog) = self.state().backlog.get_mut(runtime) {
-            *backlog = jobs;
+        let mut state = self.state();
+        let State { backlog, scaler, .. } = &mut *state;
+        if let Some(backlog) = backlog.get_mut(runtime) {
+            let before = std::mem::replace(backlog, jobs);
+            // More is wanted now; less can wait.
+            if let Some(scaler) = scaler.as_mut().filter(|_| jobs > before) {
+                scaler.hurry(self.now());
+                self.hurry.notify_one();
+            }
         }
     }
 

@@ -114,8 +114,13 @@ impl Scaler {
         if let Some(runtime) = self.runtimes.get_mut(runtime) {
             runtime.claims += 1;
             runtime.pattern.claimed(now);
-            self.next = self.next.min((self.last + BIN).max(now));
+            self.hurry(now);
         }
+    }
+
+    /// Something came that targets depend on: they are set as soon as may be.
+    pub fn hurry(&mut self, now: Duration) {
+        self.next = self.next.min((self.last + BIN).max(now));
     }
 
     /// A VM became Ready that long after it got its turn.

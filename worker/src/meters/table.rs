@@ -38,6 +38,8 @@ metrics! {
         "Time of each step of a job";
     JOBS_INFLIGHT: Gauge "hearth_jobs_inflight" [Count] {}
         "Jobs under way";
+    JOBS_WAITING: Gauge "hearth_jobs_waiting" [Count] {"runtime" = RUNTIME}
+        "Jobs that wait on the broker, for whichever worker, as far as this one knows";
     POOL_SLOTS: Gauge "hearth_pool_slots" [Count] {"runtime" = RUNTIME, "phase" = PHASE}
         "Slots by runtime and phase";
     POOL_TARGET: Gauge "hearth_pool_target" [Count] {"runtime" = RUNTIME}

@@ -204,6 +204,17 @@ pub const ROWS: &[Row] = &[
                 queries: &[(concat!("sum by (phase) (", chosen!("hearth_pool_slots"), ")"), "{{phase}}")],
             },
             Panel {
+                title: "Jobs that wait on the broker",
+                help: "For whichever worker; each worker says what it knows, and the most is shown.",
+                kind: Lines,
+                unit: "none",
+                width: 12,
+                queries: &[(
+                    concat!("max by (runtime) (", chosen!("hearth_jobs_waiting"), ")"),
+                    "{{runtime}}",
+                )],
+            },
+            Panel {
                 title: "Ready VMs and their target",
                 help: "What the pool is to keep warm; dashed the target.",
                 kind: Lines,

@@ -100,6 +100,8 @@ pub(super) trait Office: Send + Sync + 'static {
     fn fallen<'a>(&'a self, message: &'a Message) -> BoxFuture<'a, Result<(), FallError>>;
     fn cancel(&self, key: JobKey) -> BoxFuture<'_, ()>;
     fn ring(&self, queues: Vec<RunQueue>) -> BoxFuture<'_, ()>;
+    /// So many jobs of a runtime wait on the broker, and so many of them are ours to run.
+    fn waiting(&self, runtime: &str, jobs: u32, ours: u32);
 }
 
 /// A fallen message that is not dealt with yet.
@@ -280,6 +282,11 @@ impl<L: Ledger, S: ResultSink> Office for ServiceOffice<L, S> {
             }
         }
         .boxed()
+    }
+
+    fn waiting(&self, runtime: &str, jobs: u32, ours: u32) {
+        meters::JOBS_WAITING.set(&[runtime], jobs.into());
+        self.service.pool.set_backlog(runtime, ours);
     }
 }
 

@@ -32,6 +32,8 @@ struct Shard {
     looking: bool,
     /// A bell rang meanwhile.
     rang: bool,
+    /// The last count that was known.
+    last: u32,
 }
 
 impl Scheduler {
@@ -74,6 +76,17 @@ impl Scheduler {
         self.look_at(|_| true)
     }
 
+    /// Queues in which jobs are known to wait.
+    pub fn look_where_waiting(&mut self) -> Vec<(Lane, u16)> {
+        self.look_at(|shard| shard.last > 0)
+    }
+
+    /// How many jobs wait, as far as is known.
+    pub fn waiting(&self) -> u32 {
+        let shards = self.lanes.iter().flat_map(|lane| &lane.shards);
+        shards.map(|shard| shard.count.unwrap_or(shard.last)).fold(0, u32::saturating_add)
+    }
+
     fn look_at(&mut self, which: impl Fn(&Shard) -> bool) -> Vec<(Lane, u16)> {
         let mut found = Vec::new();
         for (lane, name) in self.lanes.iter_mut().zip(LANES) {
@@ -91,14 +104,24 @@ impl Scheduler {
     pub fn looked(&mut self, lane: Lane, shard: u16, count: u32) {
         if let Some(shard) = self.shard(lane, shard) {
             let count = count.max(u32::from(shard.rang));
-            *shard = Shard { count: Some(count), looking: false, rang: false };
+            *shard = Shard { count: Some(count), last: count, ..Shard::default() };
         }
     }
 
-    /// Jobs were put there.
+    /// A job was put there by this worker.
+    pub fn parked(&mut self, lane: Lane, shard: u16) {
+        if let Some(shard) = self.shard(lane, shard) {
+            shard.last = shard.last.saturating_add(1);
+            shard.count = shard.count.map(|_| shard.last);
+            shard.rang |= shard.looking;
+        }
+    }
+
+    /// Jobs were put there, by whomever.
     pub fn rang(&mut self, lane: Lane, shard: u16) {
         if let Some(shard) = self.shard(lane, shard) {
             shard.count = shard.count.map(|count| count.max(1));
+            shard.last = shard.last.max(1);
             shard.rang |= shard.looking;
         }
     }
@@ -106,7 +129,7 @@ impl Scheduler {
     /// A ticket found nothing.
     pub fn empty(&mut self, lane: Lane, shard: u16) {
         if let Some(shard) = self.shard(lane, shard) {
-            shard.count = Some(0);
+            (shard.count, shard.last) = (Some(0), 0);
         }
     }
 
@@ -142,7 +165,8 @@ impl LaneState {
     fn take(&mut self, place: usize) -> Option<u16> {
         self.next = (place + 1) % self.shards.len();
         let shard = self.shards.get_mut(place)?;
-        shard.count = shard.count.map(|count| count - 1).filter(|left| *left > 0);
+        shard.last = shard.count.map_or(0, |count| count.saturating_sub(1));
+        shard.count = (shard.last > 0).then_some(shard.last);
         u16::try_from(place).ok()
     }
 }
@@ -211,6 +235,26 @@ mod tests {
         assert_eq!(scheduler.next(|_, shard| shard > 1), None);
         assert!(scheduler.is_idle(|_, shard| shard > 1) && !scheduler.is_idle(may));
         assert_eq!(scheduler.next(any), Some((Lane::Normal, 0)), "whose turn it was all along");
+    }
+
+    #[test]
+    fn what_waits_is_known_while_somebody_looks_and_a_job_of_our_own_counts_once() {
+        let mut scheduler = known(2, |lane, shard| u32::from(lane == Lane::Batch && shard == 1) * 40);
+        assert_eq!(scheduler.waiting(), 40);
+        assert_eq!(scheduler.look_where_waiting(), [(Lane::Batch, 1)]);
+        assert_eq!((scheduler.waiting(), scheduler.look_where_waiting()), (40, Vec::new()));
+        scheduler.looked(Lane::Batch, 1, 39);
+        scheduler.next(any).unwrap();
+        assert_eq!(scheduler.waiting(), 38);
+        (0..3).for_each(|_| scheduler.parked(Lane::Normal, 0));
+        // The bell comes back to whoever rang it.
+        scheduler.rang(Lane::Normal, 0);
+        assert_eq!(scheduler.waiting(), 41);
+        assert_eq!(scheduler.look_where_waiting().len(), 2);
+        scheduler.empty(Lane::Batch, 1);
+        scheduler.looked(Lane::Normal, 0, 1);
+        scheduler.next(any).unwrap();
+        assert_eq!((scheduler.waiting(), scheduler.next(any)), (0, None));
     }
 
     #[test]

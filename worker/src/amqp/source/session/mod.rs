@@ -1,5 +1,6 @@
 //! One life of the source's connection.
 
+mod backlog;
 mod desk;
 mod rounds;
 
@@ -41,6 +42,8 @@ use crate::{
 
 /// How often all queues are looked at though no bell rang.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often queues are counted in which jobs are known to wait.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// For how long bells are collected before they are rung together.
 const BELLS_EVERY: Duration = Duration::from_millis(10);
 /// Fallen messages that are dealt with at once.
@@ -63,6 +66,8 @@ pub(super) enum Ended {
 enum Work {
     Ticket(RunQueue, Result<Option<Box<lapin::message::Delivery>>, lapin::Error>),
     Looked(RunQueue, Result<Seen, lapin::Error>),
+    /// The intake, for how many consume it.
+    Workers(Result<Seen, lapin::Error>),
     /// There is nobody else to run it.
     Unavoidable(Box<Slip>, lapin::Acker),
     /// The message needs no VM: hand it on.
@@ -89,6 +94,11 @@ pub(super) struct Session<'a> {
     bells: BTreeSet<RunQueue>,
     ring: Interval,
     look: Interval,
+    count: Interval,
+    /// Workers, this one included, as far as is known.
+    workers: u32,
+    /// What was last said of jobs that wait, by runtime: how many, and our share.
+    told: BTreeMap<String, (u32, u32)>,
 }
 
 impl<'a> Session<'a> {
@@ -135,6 +145,9 @@ impl<'a> Session<'a> {
             bells: BTreeSet::new(),
             ring: every(BELLS_EVERY, Instant::now()),
             look: every(LOOK_EVERY, Instant::now()),
+            count: every(COUNT_EVERY, Instant::now()),
+            workers: 1,
+            told: BTreeMap::new(),
         })
     }
 
@@ -163,6 +176,7 @@ impl<'a> Session<'a> {
                 }
             }
             self.send_out();
+            self.tell_backlog();
         }
     }
 
@@ -193,7 +207,9 @@ impl<'a> Session<'a> {
             }
             () = self.shared.changed.notified() => {}
             Some(queue) = rung.recv() => {
-                self.heard(&queue);
+                if let Some(scheduler) = self.schedulers.get_mut(&queue.runtime) {
+                    scheduler.parked(queue.lane, queue.shard);
+                }
                 self.bells.insert(queue);
             }
             _ = self.ring.tick(), if !self.bells.is_empty() => {
@@ -202,6 +218,7 @@ impl<'a> Session<'a> {
                 self.push(async move { office.ring(queues).await; Work::Done });
             }
             _ = self.look.tick() => self.look_again(),
+            _ = self.count.tick() => self.recount(),
         }
         Ok(())
     }

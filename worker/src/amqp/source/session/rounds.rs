@@ -58,6 +58,9 @@ impl Session<'_> {
                     scheduler.looked(queue.lane, queue.shard, seen.messages);
                 }
             }
+            Work::Workers(seen) => {
+                self.workers = seen.map_err(|error| self.link.error(error))?.consumers.max(1)
+            }
             Work::Unavoidable(slip, acker) => self.hand_on(slip, acker, true),
             Work::Decided(slip, acker) => self.hand_on(slip, acker, false),
             Work::Cancelled(fetched) => {

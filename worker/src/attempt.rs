@@ -28,8 +28,10 @@ use crate::{
     trace::{self, step},
 };
 
-/// A claim that waits so long is worth a warning.
+/// A claim that waits so long is worth a warning where the settings promise nothing.
 const SLOW_CLAIM: Duration = Duration::from_secs(5);
+/// Where they do, one that waits longer than that, and at least so long.
+const SLOW_CLAIM_LEAST: Duration = Duration::from_millis(250);
 
 /// What came of an attempt.
 #[derive(Debug)]
@@ -161,7 +163,7 @@ async fn run<L: Ledger, S>(
         }
     };
     circumstances.saw(&claim);
-    tell(&claim, started.elapsed());
+    tell(&claim, service.pool.target_wait());
     let live = Connection::make(&claim, feed).await;
     let mut transfers = Transfers { objects: &objects, fetched, attempt: name.to_owned() };
     let executed = execute(claim.session(), job, &mut transfers, stop, feed).await;
@@ -184,18 +186,26 @@ async fn run<L: Ledger, S>(
 }
 
 /// Says which VM the job has and how it came to it, so that a slow claim leads to its VM's own lines.
-fn tell(claim: &Claim, waited: Duration) {
+fn tell(claim: &Claim, target_wait: Option<Duration>) {
     trace::claimed(&Span::current(), claim);
     let vm = claim.vm();
     let took = vm.steps.iter().map(|step| step.took).sum::<Duration>();
     // An instant: it was woken before, maybe long before the job came.
     step!("wake", wake_ms = took.as_millis() as u64, vm_age_ms = vm.age.as_millis() as u64).in_scope(|| {});
-    let (outcome, age, snapshot, steps) = (claim.outcome(), vm.age, &vm.snapshot, &vm.steps);
-    if waited >= SLOW_CLAIM {
-        tracing::warn!(?waited, ?outcome, ?age, ?steps, snapshot, "a claim waited long");
-    } else {
+    let (waited, outcome, age, snapshot) = (claim.waited(), claim.outcome(), vm.age, &vm.snapshot);
+    if waited <= slow_claim(target_wait) {
         tracing::info!(?waited, ?outcome, ?age, ?took, "claimed");
+        return;
     }
+    // What the VM was and which part of its restore took how long, in one line, whatever the filter takes of others.
+    let (slot, cid) = (&vm.slot, vm.identity.cid);
+    let steps: Vec<_> = vm.steps.iter().map(|step| format!("{} {:?}", step.name, step.took)).collect();
+    let steps = steps.join(", ");
+    tracing::warn!(?waited, ?target_wait, ?outcome, %slot, cid, ?age, ?took, steps, snapshot, "a claim waited long");
+}
+
+fn slow_claim(target_wait: Option<Duration>) -> Duration {
+    target_wait.map_or(SLOW_CLAIM, |target| target.max(SLOW_CLAIM_LEAST))
 }
 
 /// Brings the job's objects to this host before it takes a VM.

@@ -77,6 +77,7 @@ struct Shared {
     stop: watch::Sender<Stop>,
     counts: Mutex<BTreeMap<String, ClaimCounts>>,
     close_limit: Duration,
+    target_wait: Option<Duration>,
     voice: Voice,
 }
 
@@ -116,7 +117,9 @@ impl Pool {
         tokio::spawn(Arc::clone(&admission).run(async move { asked(&mut stopped, Stop::Drain).await }));
         let counts = Mutex::default();
         let (phases, close_limit) = (phases.subscribe(), config.limits.close);
-        Self { shared: Arc::new(Shared { runtimes, admission, phases, stop, counts, close_limit, voice }) }
+        let target_wait = config.scaling.map(|policy| policy.target_wait);
+        let shared = Shared { runtimes, admission, phases, stop, counts, close_limit, target_wait, voice };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Claims a warm VM, waiting for one until `deadline`. Cancel safe: a VM that was about to be handed over stays
@@ -158,6 +161,11 @@ impl Pool {
     /// How many VMs of each runtime are to be warm, now and whenever it changes. Without scaling: its slots.
     pub fn targets(&self) -> watch::Receiver<Targets> {
         self.shared.admission.targets()
+    }
+
+    /// How long a claim may wait by the policy that the pool follows; `None` where it follows none.
+    pub fn target_wait(&self) -> Option<Duration> {
+        self.shared.target_wait
     }
 
     /// Memory that is reserved for VMs now, in MiB. Never more than the budget.

@@ -180,6 +180,15 @@ pub fn offer(command: &str) -> Offer {
 impl Rig {
     /// A worker with this many slots, whose commands do what the script says.
     pub fn new(slots: u32, script: impl Fn(&Asked) -> Ran + Send + Sync + 'static) -> Self {
+        Self::with(slots, script, |_| {})
+    }
+
+    /// The same, with a pool that is told more.
+    pub fn with(
+        slots: u32,
+        script: impl Fn(&Asked) -> Ran + Send + Sync + 'static,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let runs = watch::Sender::new(0);
         let counter = runs.clone();
         let script: Script = Arc::new(move |asked| {
@@ -190,6 +199,7 @@ impl Rig {
         let runtimes = vec![RuntimeSlots { name: "python".into(), slots, warm_up: None }];
         let mut config = Config::new(runtimes);
         config.seed = Some(7);
+        change(&mut config);
         let pool = Pool::spawn(config, hypervisor.clone(), MemoryLeases::new(LeaseKnobs::default()));
         let (submitter, source, sink) = embedded::queue(10_000);
         let terms = Terms::new(BTreeMap::from([("python".to_owned(), offer("python3"))]));

@@ -8,6 +8,7 @@
     reason = "a harness is part of the tests"
 )]
 
+pub mod agreement;
 pub mod beliefs;
 pub mod broker;
 pub mod examples;

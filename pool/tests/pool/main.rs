@@ -16,6 +16,5 @@ mod leases;
 mod life;
 mod rig;
 mod scaling;
-mod simulator;
 mod threads;
 mod trouble;

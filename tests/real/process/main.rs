@@ -8,6 +8,8 @@
     reason = "a test may"
 )]
 
+mod simulator;
+
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use bytes::Bytes;

@@ -91,14 +91,14 @@ pub fn settings() -> Vec<Setting> {
     ]
 }
 
-fn world(setting: &Setting, keep: Keep, slots: u32, seed: u64) -> World {
+fn world(setting: &Setting, keep: Keep, slots: u32, schedule: &[(Duration, u32)], seed: u64) -> World {
     let rule = Rule { floor: 1, ceiling: slots, cost: Cost { memory_mib: 256, cpu_milli: 1000 } };
     World {
         runtimes: vec![SimRuntime {
             rule,
             restore: Takes::always(RESTORE),
             destroy: Takes::always(Duration::ZERO),
-            schedule: Vec::new(),
+            schedule: schedule.to_vec(),
         }],
         limits: Limits::turns(setting.turns),
         lanes: LaneRules::default(),
@@ -112,15 +112,18 @@ fn world(setting: &Setting, keep: Keep, slots: u32, seed: u64) -> World {
     }
 }
 
-/// The four pools under one load. The static one and the spare VMs are as large on average as ours turned out to be: they are
-/// told what they could not know.
+/// The pools under one load. The static one and the spare VMs are as large on average as ours turned out to be: they are
+/// told what they could not know. Ours is there again with a higher promise, and, with a step, as one that at the very instant of the step begins to fill every slot. No
+/// pool that learns of it from its claims can be ahead of that, so it bounds what can be had.
 pub fn compare(setting: &Setting, seeds: u64) -> Vec<Line> {
     let loads: Vec<_> = (0..seeds).map(|seed| load(setting.shape, setting.lasts, SERVICE, seed)).collect();
-    let run = |pool, keep: &Keep, slots| {
+    let run_with = |pool, keep: &Keep, slots, schedule: &[(Duration, u32)]| {
         let runs = loads.iter().zip(0..);
-        let runs = runs.map(|(jobs, seed)| simulate(&world(setting, keep.clone(), slots, seed), jobs));
+        let runs =
+            runs.map(|(jobs, seed)| simulate(&world(setting, keep.clone(), slots, schedule, seed), jobs));
         line(setting, pool, &runs.collect::<Vec<_>>())
     };
+    let run = |pool, keep: &Keep, slots| run_with(pool, keep, slots, &[]);
     let ours = run("ours", &Keep::Auto(Policy::default()), setting.slots);
     let clairvoyant = run("clairvoyant", &Keep::Clairvoyant, setting.slots);
     let size = ours.vms.round() as u32;
@@ -132,6 +135,12 @@ pub fn compare(setting: &Setting, seeds: u64) -> Vec<Line> {
         run("static, as large", &Keep::Fixed, size),
         run("in use and spare, as large", &Keep::Spare(spare), setting.slots),
     ];
+    let promise = Policy { target_hit: 0.999, ..Policy::default() };
+    lines.push(run("ours, target 99.9 %", &Keep::Auto(promise), setting.slots));
+    if let LoadShape::Step { at, .. } = setting.shape {
+        let told = [(at, setting.slots), (at + AFTER, 0)];
+        lines.push(run_with("ours, told at the step", &Keep::Auto(Policy::default()), setting.slots, &told));
+    }
     let least = lines.get(1).map_or(1.0, |line| line.vms);
     lines.iter_mut().for_each(|line| line.vms_ratio = line.vms / least);
     lines
@@ -204,7 +213,7 @@ mod tests {
     #[test]
     fn a_step_is_followed_for_little_more_than_the_least() {
         let lines = lines("14 to 56/s, 64 turns, 100 slots");
-        let [ours, clairvoyant, fixed, spare] = &lines[..] else { panic!("{lines:?}") };
+        let [ours, clairvoyant, fixed, spare, ..] = &lines[..] else { panic!("{lines:?}") };
         assert!(ours.hits_steady >= 0.99, "{ours:?}");
         assert!(ours.hits_after >= 0.90, "{ours:?}");
         assert!(ours.vms_ratio <= 1.5, "{ours:?}");
@@ -213,6 +222,18 @@ mod tests {
         assert!(fixed.hits < ours.hits - 0.2 && spare.hits < ours.hits - 0.2, "{lines:?}");
         let roomy = self::lines("14 to 56/s, 64 turns, 140 slots");
         assert!(roomy[0].hits_later >= 0.99, "{:?}", roomy[0]);
+    }
+
+    #[test]
+    fn with_few_turns_a_step_takes_more_stock_than_the_default_promise_keeps() {
+        let lines = lines("14 to 56/s, 32 turns, 100 slots");
+        let [ours, _, _, _, higher, told] = &lines[..] else { panic!("{lines:?}") };
+        // 64 restores a second for 56 claims: no reaction, however fast, fills what the step has emptied.
+        assert!(ours.hits_after < told.hits_after && told.hits_after < 0.90, "{ours:?} {told:?}");
+        assert!(
+            higher.hits_steady >= 0.99 && higher.hits_after >= 0.90 && higher.vms_ratio <= 1.5,
+            "{higher:?}"
+        );
     }
 
     #[test]

@@ -109,6 +109,16 @@ impl Raw {
         Ok(())
     }
 
+    /// As [`Raw::spawn`], so many times, one after another.
+    ///
+    /// # Errors
+    /// The connection or a command failed.
+    pub async fn spawns(&mut self, count: u32) -> Result<()> {
+        self.0.write_all(&request(b'S', count.into())).await?;
+        self.0.read_u8().await.context("a command failed")?;
+        Ok(())
+    }
+
     /// All of `data` into the guest.
     ///
     /// # Errors

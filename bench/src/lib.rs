@@ -3,6 +3,7 @@
 #![cfg(feature = "host")]
 
 pub mod by_hand;
+pub mod cases;
 pub mod floor;
 pub mod pools;
 pub mod restores;

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use hearth_bench::{
     Plan,
     by_hand::ByHand,
-    floor, pools, restores,
+    cases, floor, pools, restores,
     series::Report,
     service::{self, ServicePlan},
     sessions, transfers, wire,
@@ -139,7 +139,7 @@ async fn run(plan: &Plan) -> Result<Report> {
         machine.baked(&plan.runtime)?;
         let run_dir = Worker::run_dir()?;
         let host = Worker::host(&machine, run_dir.path().into()).await?;
-        vms(plan, &host, &mut report).await?;
+        vms(plan, &machine, &host, &mut report).await?;
     }
     wire::run(plan, &mut report).await?;
     if let Some(only) = &plan.only {
@@ -148,7 +148,7 @@ async fn run(plan: &Plan) -> Result<Report> {
     Ok(report)
 }
 
-async fn vms(plan: &Plan, host: &Host, report: &mut Report) -> Result<()> {
+async fn vms(plan: &Plan, machine: &Machine, host: &Host, report: &mut Report) -> Result<()> {
     let manifest = host.snapshot(&plan.runtime)?.manifest;
     let accelerator = format!("{:?}", manifest.accelerator).to_lowercase();
     report.machine += &format!(", {accelerator}, {}, {} MiB", plan.runtime, manifest.machine.vm_memory_mib);
@@ -158,6 +158,9 @@ async fn vms(plan: &Plan, host: &Host, report: &mut Report) -> Result<()> {
     }
     if plan.wants(&sessions::NAMES) || plan.wants(&transfers::NAMES) {
         sessions::run(plan, &by_hand, &floor::server()?, report).await?;
+    }
+    if plan.wants(&cases::NAMES) {
+        cases::run(plan, machine, &by_hand, &floor::server()?, report).await?;
     }
     Ok(())
 }

@@ -111,6 +111,7 @@ impl Agent {
                 scratch && copies::kernel_has_overlay()
             },
             live: matches!(self.place, Place::Guest { .. }),
+            inline: true,
             ..HelloReply::default()
         }
     }

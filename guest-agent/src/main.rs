@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use hearth_guest_agent::{args, boot, console, serve};
 
+/// musl's own gives memory back to the kernel so eagerly that nearly every message maps some.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     if std::process::id() == 1 {
         return boot::life();

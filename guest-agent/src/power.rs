@@ -38,6 +38,7 @@ pub(crate) async fn quiesce(agent: &Agent) -> Result<(), QuiesceError> {
             boot::mount_early_tree().map_err(QuiesceError::Tree)?;
             let tree = Tree::open(Path::new(boot::WORK), Some(boot::job_ids()));
             agent.set_tree(tree.map_err(QuiesceError::Tree)?);
+            agent.groups().prepare()?;
         }
     }
     rustix::fs::sync();

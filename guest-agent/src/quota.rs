@@ -32,6 +32,8 @@ struct State {
     /// What running commands asked for; the strictest counts.
     holds: Vec<(u64, DiskLimits)>,
     next: u64,
+    /// What the kernel was told last.
+    told: DiskLimits,
 }
 
 #[derive(Clone, Debug)]
@@ -113,9 +115,13 @@ impl Drop for Hold<'_> {
 }
 
 impl State {
-    fn apply(&self) -> Result<(), QuotaError> {
+    fn apply(&mut self) -> Result<(), QuotaError> {
         let Some(disk) = &self.disk else { return Ok(()) };
         let limits = strictest(self.holds.iter().map(|(_, limits)| *limits));
+        if limits == self.told {
+            // As of every case but the first.
+            return Ok(());
+        }
         let (units, inodes) = hard_limits(limits, disk.empty);
         let mut block = Dqblk::default();
         block.set_blocks_hard_limit(units);
@@ -123,7 +129,9 @@ impl State {
         block.set_inodes_hard_limit(inodes);
         block.set_inodes_soft_limit(0);
         let uid = disk.uid as libc::c_int;
-        Ok(quotactl_set(QuotaType::USRQUOTA, &disk.device, uid, &block, QuotaValidFlags::QIF_LIMITS)?)
+        quotactl_set(QuotaType::USRQUOTA, &disk.device, uid, &block, QuotaValidFlags::QIF_LIMITS)?;
+        self.told = limits;
+        Ok(())
     }
 }
 

@@ -92,8 +92,8 @@ async fn reply_to(
     stream: &mut Stream,
     request: request::Body,
 ) -> Option<Reply> {
-    let body = match request {
-        request::Body::Ping(_) => Ok(Body::Pong(Pong { monotonic_ns: monotonic_ns() })),
+    let reply = match request {
+        request::Body::Ping(_) => said(Body::Pong(Pong { monotonic_ns: monotonic_ns() })),
         request::Body::Wake(wake) => answered(wake::run(agent, wake).await, Body::Woken),
         request::Body::Put(_) => {
             // It changes the tree that they show.
@@ -104,13 +104,17 @@ async fn reply_to(
         request::Body::Exec(exec) => answered(exec::run(agent, connection, stream, exec).await, Body::Exited),
         request::Body::Quiesce(_) => answered(power::quiesce(agent).await, |()| Body::Quiesced(Quiesced {})),
         request::Body::Live(_) => answered(agent.live().open().await, Body::LiveOpened),
-        request::Body::Shutdown(_) => Ok(Body::ShuttingDown(ShuttingDown {})),
+        request::Body::Shutdown(_) => said(Body::ShuttingDown(ShuttingDown {})),
     };
-    Some(body.map_or_else(|fault| fault, |body| Reply { body: Some(body) }))
+    Some(reply)
 }
 
-fn answered<T, E: Refusal>(outcome: Result<T, E>, body: impl FnOnce(T) -> Body) -> Result<Body, Reply> {
-    outcome.map(body).map_err(|error| fault::reply(&error))
+fn answered<T, E: Refusal>(outcome: Result<T, E>, body: impl FnOnce(T) -> Body) -> Reply {
+    outcome.map_or_else(|error| fault::reply(&error), |answer| said(body(answer)))
+}
+
+fn said(body: Body) -> Reply {
+    Reply { body: Some(body) }
 }
 
 fn monotonic_ns() -> u64 {

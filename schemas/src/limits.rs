@@ -4,6 +4,10 @@
 pub const FRAME_MAX_BYTES: usize = 64 * 1024;
 /// Largest data payload that our own senders use; smaller than a frame may be, so that control overtakes sooner.
 pub const DATA_CHUNK_BYTES: usize = 32 * 1024;
+/// Longest stdin that comes with the request for a command.
+pub const INLINE_STDIN_MAX_BYTES: usize = 8 * 1024;
+/// How much of each stream of output may come with the end of a command.
+pub const INLINE_OUTPUT_REST_BYTES: usize = 8 * 1024;
 /// What one frame costs beyond its payload, so that a flood of tiny frames is bounded like a flood of bytes.
 pub const FRAME_COST_UNITS: u32 = 16;
 /// Credit that each direction of a new stream starts with.
@@ -86,6 +90,12 @@ pub const WAKE_ENTROPY_MIN_BYTES: usize = 32;
 /// The nonce that opens a live connection.
 pub const WAKE_NONCE_BYTES: usize = 32;
 
+const _: () = assert!(
+    COMMAND_MAX_BYTES + 2 * PATH_MAX_BYTES + INLINE_STDIN_MAX_BYTES < FRAME_MAX_BYTES,
+    "an exec request with its stdin fits one frame"
+);
+const _: () =
+    assert!(2 * INLINE_OUTPUT_REST_BYTES < FRAME_MAX_BYTES / 2, "the end of a command fits one frame");
 const _: () = assert!(DATA_CHUNK_BYTES <= FRAME_MAX_BYTES && LIVE_CHUNK_BYTES <= FRAME_MAX_BYTES);
 const _: () = assert!(DATA_CHUNK_BYTES <= LIVE_CHUNK_BYTES, "what an agent reads at once is one event");
 const _: () =

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hearth_schemas::guest::{
     frame::FrameError,
     mux::{Direction, Side, Violation},
 };
+use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Mutex, mpsc, oneshot, watch},
@@ -13,7 +15,7 @@ use tokio::{
 
 use crate::{
     driver::{self, Command, Driver},
-    stream::Stream,
+    stream::{Stream, StreamError, encode},
 };
 
 /// Commands that may wait for the driver. Senders wait beyond that.
@@ -67,8 +69,18 @@ impl Connection {
 
     /// Opens a stream (host side). Cancel safe: a stream that nobody took is reset.
     pub async fn open(&self, direction: Direction) -> Result<Stream, ConnectionError> {
+        self.open_with(direction, None).await
+    }
+
+    /// Opens a stream both ways with a message (host side). Cancel safe, too.
+    pub async fn request(&self, message: &impl Message) -> Result<Stream, StreamError> {
+        let first = encode(message)?;
+        Ok(self.open_with(Direction::Both, Some(first)).await?)
+    }
+
+    async fn open_with(&self, direction: Direction, first: Option<Bytes>) -> Result<Stream, ConnectionError> {
         let (answer, stream) = oneshot::channel();
-        let command = Command::Open { direction, answer };
+        let command = Command::Open { direction, first, answer };
         self.commands.send(command).await.map_err(|_| self.why())?;
         match stream.await {
             Ok(Some(stream)) => Ok(stream.bind(self.commands.clone())),

@@ -29,11 +29,16 @@ const NOISE_MAX_BYTES: usize = 256 * 1024;
 /// The out-buffer is refilled below this, so that control waits for little data.
 const OUT_LOW_BYTES: usize = FRAME_MAX_BYTES;
 
+/// How many commands may be obeyed before bytes are moved again.
+const COMMANDS_AT_ONCE: usize = 32;
+
 /// What handles ask of the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
     Open {
         direction: Direction,
+        /// A control message that goes out with the opening, within the credit that every stream begins with.
+        first: Option<Bytes>,
         answer: oneshot::Sender<Option<Unbound>>,
     },
     Take {
@@ -125,7 +130,18 @@ impl Driver {
                     }
                 }
                 command = commands.recv() => match command {
-                    Some(command) => self.obey(command),
+                    // Together with what else was asked by now: each write costs as much as a small message.
+                    Some(command) => {
+                        self.obey(command);
+                        for _ in 0..COMMANDS_AT_ONCE {
+                            let Ok(command) = commands.try_recv() else { break };
+                            if matches!(command, Command::Abandon { .. }) {
+                                // It takes back what was queued on its stream: let that be on its way before.
+                                self.fill(&mut outward);
+                            }
+                            self.obey(command);
+                        }
+                    }
                     None if outward.is_empty() => break ConnectionError::Closed,
                     None => break last_words(&mut writer, &mut outward).await,
                 },
@@ -220,7 +236,7 @@ impl Driver {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Open { direction, answer } => {
+            Command::Open { direction, first, answer } => {
                 if self.streams.len() >= STREAMS_MAX / 2 {
                     self.sweep();
                 }
@@ -229,6 +245,12 @@ impl Driver {
                     return;
                 };
                 let stream = self.local(id);
+                if let Some(first) = first {
+                    if let Ok(taken) = stream.room.try_acquire_many(cost_units(&first)) {
+                        taken.forget();
+                    }
+                    self.mux.send_control(id, first);
+                }
                 if answer.send(Some(stream)).is_err() {
                     self.forget(id);
                 }
@@ -280,6 +302,11 @@ impl Driver {
         self.streams.insert(id, Local { inbound, room: room.clone() });
         Unbound { id, inbound: queue, room, ended: self.ended.clone() }
     }
+}
+
+/// What a message takes of a stream's buffer.
+fn cost_units(message: &Bytes) -> u32 {
+    u32::try_from(message.len()).unwrap_or(u32::MAX).saturating_add(FRAME_COST_UNITS)
 }
 
 /// Every handle is gone: what was already encoded still goes out.

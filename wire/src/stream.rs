@@ -89,10 +89,7 @@ impl Sender {
 
     /// Sends a control message. Waits while the stream's buffer is full. Cancel safe: sent whole or not at all.
     pub async fn message(&self, message: &impl Message) -> Result<(), StreamError> {
-        let bytes = Bytes::from(message.encode_to_vec());
-        if bytes.len() > FRAME_MAX_BYTES {
-            return Err(StreamError::TooLarge(bytes.len()));
-        }
+        let bytes = encode(message)?;
         self.reserve(bytes.len()).await?;
         self.command(Command::Control { id: self.id, bytes }).await
     }
@@ -188,6 +185,15 @@ impl Drop for StreamReceiver {
     fn drop(&mut self) {
         // As above.
         let _ = self.commands.try_send(Command::Abandon { id: self.id });
+    }
+}
+
+/// Encodes a control message.
+pub(crate) fn encode(message: &impl Message) -> Result<Bytes, StreamError> {
+    let bytes = Bytes::from(message.encode_to_vec());
+    match bytes.len() {
+        length if length > FRAME_MAX_BYTES => Err(StreamError::TooLarge(length)),
+        _ => Ok(bytes),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The floor inside a guest: a vsock server that echoes, swallows or makes bytes, or starts a process, with nothing
 //! around it.
 //!
-//! A request is one byte and, to swallow or make, a length (`u64`, little endian). See `hearth_bench::floor`.
+//! A request is one byte and, to swallow, make or start several, a number (`u64`, little endian). See `hearth_bench::floor`.
 
 use std::{
     io::{ErrorKind, Read, Result, Write},
@@ -36,6 +36,16 @@ fn serve(mut stream: VsockStream) -> Result<()> {
             [b'X'] => {
                 let status = Command::new("/bin/true").status()?;
                 stream.write_all(&[u8::from(!status.success())])?;
+            }
+            [b'S'] => {
+                // One after another, with nothing said in between.
+                for _ in 0..length(&mut stream)? {
+                    let status = Command::new("/bin/true").status()?;
+                    if !status.success() {
+                        return Err(ErrorKind::Other.into());
+                    }
+                }
+                stream.write_all(&request)?;
             }
             [b'U'] => {
                 let length = length(&mut stream)?;

@@ -24,14 +24,14 @@ use rustix::{
 
 use super::order::{Desk, Read};
 use crate::{
-    exec::{InCell, run_in_cell, settle},
+    exec::{InCell, REPORT_BYTES, run_in_cell, settle},
     jail::{Filter, last_errno},
 };
 
-/// Descriptors that come with an order: stdin, stdout, stderr, the report, the list of a cgroup's processes.
-pub(super) const DESCRIPTORS: usize = 5;
-/// Bytes of what a keeper says of a command: the wait status, and whether nothing is left.
-pub(super) const WORD_BYTES: usize = 5;
+/// Descriptors that come with an order: stdin, stdout, stderr, the list of a cgroup's processes.
+pub(super) const DESCRIPTORS: usize = 4;
+/// Bytes of a [`Word`].
+pub(super) const WORD_BYTES: usize = 4 + 1 + 1 + REPORT_BYTES + 8;
 pub(super) const FAILURE_BYTES: usize = 8;
 /// The step of a keeper that had made its cell.
 const SERVING: u32 = 300;
@@ -42,6 +42,8 @@ const OUT_OF_THE_WAY: c_int = 10;
 const STACK_BYTES: usize = 64 * 1024;
 /// A tmpfs in which nothing was ever made was last changed here; 1970 is as good as any time that is not now.
 const LONG_AGO_S: i64 = 1;
+/// As a shell says it; nobody sees it.
+const EXIT_REFUSED: c_int = 127;
 
 /// What a keeper needs, made before there is one.
 #[derive(Debug)]
@@ -57,6 +59,45 @@ struct Start<'a> {
     read: &'a Read<'a>,
     descriptors: [OwnedFd; DESCRIPTORS],
     user: (Uid, Gid),
+    /// Written by the command before its exec, in memory that it shares with the keeper.
+    refused: Option<[u8; REPORT_BYTES]>,
+}
+
+/// What a keeper says of a command that is gone with all that it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Word {
+    /// As waitpid(2) gave it.
+    pub(super) status: c_int,
+    /// Whether nothing is left of it.
+    pub(super) clean: bool,
+    /// Why it was not executed.
+    pub(super) refused: Option<[u8; REPORT_BYTES]>,
+    /// From its start to its end, in nanoseconds.
+    pub(super) wall_ns: u64,
+}
+
+impl Word {
+    fn encode(self) -> [u8; WORD_BYTES] {
+        let mut bytes = [0; WORD_BYTES];
+        let refused = self.refused.unwrap_or_default();
+        let flags = [u8::from(self.clean), u8::from(self.refused.is_some())];
+        let (status, wall) = (self.status.to_le_bytes(), self.wall_ns.to_le_bytes());
+        let all = status.into_iter().chain(flags).chain(refused).chain(wall);
+        bytes.iter_mut().zip(all).for_each(|(place, byte)| *place = byte);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8; WORD_BYTES]) -> Option<Self> {
+        let (status, rest) = bytes.split_first_chunk::<4>()?;
+        let ([clean, is_refused], rest) = rest.split_first_chunk::<2>()?;
+        let (refused, wall) = rest.split_first_chunk::<REPORT_BYTES>()?;
+        Some(Self {
+            status: c_int::from_le_bytes(*status),
+            clean: *clean == 1,
+            refused: (*is_refused == 1).then_some(*refused),
+            wall_ns: u64::from_le_bytes(*wall.first_chunk::<8>()?),
+        })
+    }
 }
 
 impl Keeper {
@@ -88,37 +129,37 @@ impl Keeper {
             if let Some(pids) = &pids {
                 let _ = rustix::io::pwrite(pids, b"1", 0);
             }
-            let status = self.run_one(line)?;
+            let word = self.run_one(line)?;
             let clean = untouched(&shm) && no_objects();
-            let mut word = [u8::from(clean); WORD_BYTES];
-            if let Some(bytes) = word.first_chunk_mut::<4>() {
-                *bytes = status.to_ne_bytes();
-            }
-            rustix::net::send(line, &word, SendFlags::NOSIGNAL)?;
+            rustix::net::send(line, &Word { clean, ..word }.encode(), SendFlags::NOSIGNAL)?;
         }
     }
 
     /// Waits for an order, obeys it, and sees to it that nobody but the keeper is left.
-    fn run_one(&mut self, line: &OwnedFd) -> Result<c_int, Errno> {
+    fn run_one(&mut self, line: &OwnedFd) -> Result<Word, Errno> {
         let (length, descriptors) = receive(line, self.desk.space())?;
         let read = self.desk.read(length).ok_or(Errno::PROTO)?;
         let descriptors = descriptors.ok_or(Errno::PROTO)?;
-        let start = Start { read: &read, descriptors, user: self.user };
+        let mut start = Start { read: &read, descriptors, user: self.user, refused: None };
+        let began = monotonic_ns();
         // SAFETY: the end of a stack of ours, aligned; the child runs on it alone, and this process waits until then.
         let command = unsafe {
             let top = self.stack.as_mut_ptr().add(STACK_BYTES - STACK_BYTES % 16).cast::<c_void>();
             let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-            libc::clone(first_steps, top, flags, ptr::from_ref(&start).cast_mut().cast())
+            libc::clone(first_steps, top, flags, ptr::from_mut(&mut start).cast())
         };
         if command < 0 {
             return Err(last_errno());
         }
+        // The child has executed or ended, and so has written what it had to.
+        let refused = start.refused;
         drop(start);
         let status = reap_until(Some(command))?;
+        let wall_ns = monotonic_ns().saturating_sub(began);
         // SAFETY: signals everybody in this PID namespace but its first process, which is this one.
         unsafe { libc::kill(-1, libc::SIGKILL) };
         match reap_until(None) {
-            Err(Errno::CHILD) => Ok(status),
+            Err(Errno::CHILD) => Ok(Word { status, refused, wall_ns, clean: false }),
             Ok(_) => Err(Errno::PROTO),
             Err(errno) => Err(errno),
         }
@@ -128,19 +169,25 @@ impl Keeper {
 /// The command until its exec, in memory that it shares with the keeper, which stands still meanwhile.
 extern "C" fn first_steps(start: *mut c_void) -> c_int {
     // SAFETY: `run_one` passes this, and does not return before this process has executed or ended.
-    let Start { read, descriptors, user } = unsafe { &*start.cast::<Start<'_>>() };
-    let [stdin, stdout, stderr, report, procs] = descriptors.each_ref().map(AsFd::as_fd);
-    run_in_cell(&InCell {
+    let Start { read, descriptors, user, refused } = unsafe { &mut *start.cast::<Start<'_>>() };
+    let [stdin, stdout, stderr, procs] = descriptors.each_ref().map(AsFd::as_fd);
+    *refused = Some(run_in_cell(&InCell {
         programs: read.programs,
         argv: read.argv,
         env: read.env,
         cwd: read.cwd,
         settings: read.settings,
         stdio: [stdin, stdout, stderr],
-        report,
         procs,
         user: *user,
-    })
+    }));
+    EXIT_REFUSED
+}
+
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
 /// Closes everything but the line, and keeps that where no command's descriptors go.
@@ -176,8 +223,8 @@ fn receive(line: &OwnedFd, space: &mut [u8]) -> Result<(usize, Option<[OwnedFd; 
             }
         }
     }
-    let [Some(a), Some(b), Some(c), Some(d), Some(e)] = found else { return Ok((got.bytes, None)) };
-    Ok((got.bytes, Some([a, b, c, d, e])))
+    let [Some(a), Some(b), Some(c), Some(d)] = found else { return Ok((got.bytes, None)) };
+    Ok((got.bytes, Some([a, b, c, d])))
 }
 
 /// Waits for children until this one has ended, or none is left.
@@ -252,8 +299,16 @@ pub(super) fn read_failure(bytes: &[u8]) -> Option<(u32, Errno)> {
     Some((u32::from_le_bytes([*a, *b, *c, *d]), errno))
 }
 
-/// Whether a wait status, as a keeper sends it, comes with nothing left behind.
-pub(super) fn read_word(word: [u8; WORD_BYTES]) -> (c_int, bool) {
-    let [a, b, c, d, clean] = word;
-    (c_int::from_ne_bytes([a, b, c, d]), clean == 1)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_read_as_it_was_said() {
+        let refused = Word { status: 127 << 8, refused: Some([1, 2, 3, 4, 5, 6, 7, 8]), ..Word::default() };
+        let done = Word { status: 9, clean: true, refused: None, wall_ns: 5_000_000_000 };
+        for word in [refused, done] {
+            assert_eq!(Word::decode(&word.encode()), Some(word));
+        }
+    }
 }

@@ -12,6 +12,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 pub(crate) use order::{Order, Settings};
@@ -27,11 +28,11 @@ use tokio::{
     sync::oneshot,
 };
 
-use self::keeper::{DESCRIPTORS, Keeper, READY, WORD_BYTES, read_failure, read_word};
+use self::keeper::{DESCRIPTORS, Keeper, READY, WORD_BYTES, Word, read_failure};
 use crate::{
     agent::Agent,
     copies::{Copy, CopyError},
-    exec::start_keeper,
+    exec::{Refused, start_keeper},
     jail::{Jail, ending},
     reaper::Ending,
 };
@@ -50,9 +51,12 @@ pub(crate) enum CellError {
     Step(u32, #[source] Errno),
 }
 
-/// The cells that nobody uses.
+/// The cells that nobody uses, and whose turn it is.
 #[derive(Debug, Default)]
-pub(crate) struct Cells(Mutex<Vec<Cell>>);
+pub(crate) struct Cells {
+    idle: Mutex<Vec<Cell>>,
+    turn: tokio::sync::Mutex<()>,
+}
 
 /// One cell.
 #[derive(Debug)]
@@ -69,13 +73,22 @@ pub(crate) struct Cell {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Left {
     pub(crate) ending: Ending,
+    /// Why it was not executed.
+    pub(crate) refused: Option<Refused>,
+    /// From its start to its end, as the keeper saw it; `None` when the keeper died.
+    pub(crate) wall: Option<Duration>,
     /// The keeper lives and has found nothing.
     pub(crate) clean: bool,
 }
 
 impl Cells {
     fn idle(&self) -> MutexGuard<'_, Vec<Cell>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until all that asked before have had their turns. Cancel safe: the turn is lost.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// A cell with a copy of the tree as it is now. Whoever changes the tree calls [`Cells::clear`] first.
@@ -88,8 +101,8 @@ impl Cells {
     }
 
     /// Keeps a cell for the next command if nothing is left in it, and removes it otherwise.
-    pub(crate) async fn give_back(&self, cell: Cell, left: Left) {
-        if left.clean && cell.copy.untouched() {
+    pub(crate) async fn give_back(&self, cell: Cell, clean: bool) {
+        if clean && cell.copy.untouched() {
             let mut idle = self.idle();
             if idle.len() < IDLE_MAX {
                 idle.push(cell);
@@ -150,7 +163,7 @@ impl Cell {
         self.keeper
     }
 
-    /// Starts a command. Its descriptors are stdin, stdout, stderr, the report and the processes of its cgroup.
+    /// Starts a command. Its descriptors are stdin, stdout, stderr and the processes of its cgroup.
     pub(crate) fn start(
         &self,
         order: &[u8],
@@ -166,13 +179,19 @@ impl Cell {
     /// Waits until the command and all that it started are gone. Cancel safe.
     pub(crate) async fn ended(&self) -> Left {
         let mut word = [0; WORD_BYTES];
-        match self.hear(&mut word).await {
-            Ok(WORD_BYTES) => {
-                let (status, clean) = read_word(word);
-                Left { ending: ending(status), clean }
-            }
+        let heard = self.hear(&mut word).await;
+        match heard.ok().filter(|length| *length == WORD_BYTES).and_then(|_| Word::decode(&word)) {
+            Some(Word { status, clean, refused, wall_ns }) => Left {
+                ending: ending(status),
+                refused: refused.and_then(|report| Refused::decode(&report)),
+                wall: Some(Duration::from_nanos(wall_ns)),
+                clean,
+            },
             // It was killed, and with it the command.
-            _ => Left { ending: Ending::Signal(Signal::KILL.as_raw()), clean: false },
+            None => {
+                let ending = Ending::Signal(Signal::KILL.as_raw());
+                Left { ending, refused: None, wall: None, clean: false }
+            }
         }
     }
 

@@ -9,7 +9,11 @@ use std::{
     ffi::{CStr, CString, NulError},
     fs,
     io::{self, Write as _},
-    os::unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+    mem::MaybeUninit,
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+    },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -17,6 +21,7 @@ use std::{
 use hearth_schemas::guest::{GIVEN_DIR, messages::FaultKind};
 use hearth_wire::{StreamError, StreamReceiver};
 use rustix::{
+    fs::{Mode, OFlags, RawDir, SeekFrom},
     io::Errno,
     mount::{MountFlags, mount, mount_bind, mount_remount},
 };
@@ -40,6 +45,8 @@ const GIVEN: &str = "given";
 const GIVEN_PATH: &CStr = c"/mnt";
 const GIVEN_FLAGS: MountFlags =
     MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC).union(MountFlags::RDONLY);
+/// Enough for the entries of an empty directory and the first of another.
+const ENTRY_BYTES: usize = 512;
 const _: () = assert!(matches!(GIVEN_DIR.as_bytes(), b"/mnt"));
 
 /// A copy could not be made.
@@ -80,6 +87,8 @@ pub(crate) struct Copies {
 #[derive(Debug)]
 pub(crate) struct Copy {
     directory: PathBuf,
+    /// Where all that changes goes.
+    upper: OwnedFd,
     paths: Paths,
     /// It has files of its own to show.
     gives: bool,
@@ -124,17 +133,18 @@ impl Copies {
     pub(crate) fn make(&self) -> Result<Copy, CopyError> {
         let scratch = self.scratch.get().ok_or(CopyError::NoDisk)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let copy = Copy::new(scratch, &scratch.join(COPIES).join(number.to_string()))?;
+        let directory = scratch.join(COPIES).join(number.to_string());
         let made = ["", UPPER, "work", "merged", GIVEN]
             .iter()
-            .try_for_each(|name| fs::DirBuilder::new().mode(0o755).create(copy.directory.join(name)));
-        made.inspect_err(|_| drop(fs::remove_dir_all(&copy.directory)))?;
-        Ok(copy)
+            .try_for_each(|name| fs::DirBuilder::new().mode(0o755).create(directory.join(name)));
+        let copy = made.map_err(CopyError::from).and_then(|()| Copy::new(scratch, &directory));
+        copy.inspect_err(|_| drop(fs::remove_dir_all(&directory)))
     }
 }
 
 impl Copy {
-    fn new(scratch: &Path, directory: &Path) -> Result<Self, NulError> {
+    /// Of directories that are there.
+    fn new(scratch: &Path, directory: &Path) -> Result<Self, CopyError> {
         let c = |path: PathBuf| CString::new(path.as_os_str().as_bytes());
         let show = |path: PathBuf| path.display().to_string();
         // What is written is never synced: it does not outlive the machine, and not even the command.
@@ -148,7 +158,9 @@ impl Copy {
         let (work, tmp) = (c(merged.join(WORK))?, c(merged.join(TMP))?);
         let given = c(directory.join(GIVEN))?;
         let paths = Paths { options, merged: c(merged)?, work, tmp, given };
-        Ok(Self { directory: directory.to_owned(), paths, gives: false })
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let upper = rustix::fs::open(directory.join(UPPER), flags, Mode::empty()).map_err(io::Error::from)?;
+        Ok(Self { directory: directory.to_owned(), upper, paths, gives: false })
     }
 
     /// Shows the copy at /work and /tmp of this mount namespace. Only system calls.
@@ -170,7 +182,19 @@ impl Copy {
     /// Whether nothing was ever changed in it. Whatever changes comes up into this directory, which no job can reach; its
     /// times say nothing, since the kernel sets them back.
     pub(crate) fn untouched(&self) -> bool {
-        fs::read_dir(self.directory.join(UPPER)).is_ok_and(|mut entries| entries.next().is_none())
+        let mut space = [MaybeUninit::uninit(); ENTRY_BYTES];
+        // From its beginning every time.
+        if rustix::fs::seek(&self.upper, SeekFrom::Start(0)).is_err() {
+            return false;
+        }
+        let mut entries = RawDir::new(&self.upper, &mut space);
+        loop {
+            match entries.next() {
+                None => return true,
+                Some(Ok(entry)) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+                Some(_) => return false,
+            }
+        }
     }
 
     /// Puts a file, as it comes, where only this copy shows it. The job may read it and no more.

@@ -19,7 +19,7 @@ use rustix::{
     process::{Gid, Resource, Rlimit, Signal, Uid},
 };
 
-use super::spawn::{Cell, Launch, Refused, clone_here, last_errno};
+use super::spawn::{Cell, Launch, REPORT_BYTES, Refused, clone_here, last_errno};
 use crate::{
     boot,
     cells::Settings,
@@ -31,7 +31,6 @@ use crate::{
 const JAIL_STEPS: u32 = 100;
 /// And those of a command in a cell from here.
 const CELL_STEPS: u32 = 200;
-const EXIT_REFUSED: libc::c_int = 127;
 
 /// Everything that PID 1 of a jail does, in the child. Its own child is the command.
 pub(super) fn become_init(
@@ -120,16 +119,14 @@ pub(crate) struct InCell<'a> {
     pub(crate) cwd: &'a CStr,
     pub(crate) settings: Settings,
     pub(crate) stdio: [BorrowedFd<'a>; 3],
-    pub(crate) report: BorrowedFd<'a>,
     pub(crate) procs: BorrowedFd<'a>,
     pub(crate) user: (Uid, Gid),
 }
 
-/// Everything from the start in a cell to the exec. Returns only after it has reported what was refused.
-pub(crate) fn run_in_cell(run: &InCell<'_>) -> libc::c_int {
+/// Everything from the start in a cell to the exec. Returns only what was refused.
+pub(crate) fn run_in_cell(run: &InCell<'_>) -> [u8; REPORT_BYTES] {
     let Err(refused) = execute_in_cell(run);
-    let _ = rustix::io::write(run.report, &refused.encode());
-    EXIT_REFUSED
+    refused.encode()
 }
 
 fn execute_in_cell(run: &InCell<'_>) -> Result<Infallible, Refused> {

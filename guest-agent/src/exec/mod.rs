@@ -1,37 +1,42 @@
 //! Runs one command: in a cgroup of its own, within limits, until its whole tree is gone.
 
+mod cell;
 mod child;
 mod limits;
 mod output;
 mod plan;
 mod spawn;
+mod streams;
 mod supervise;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    pin::pin,
+};
 
 pub(crate) use child::{InCell, run_in_cell, settle};
 use hearth_schemas::guest::messages::{Exec, Exited, FaultKind, LimitHit, Usage, User};
-use hearth_wire::{Connection, Stream};
+use hearth_wire::{Connection, Sender, Stream, StreamReceiver};
 pub(crate) use limits::{Abilities, DiskUse};
+use output::{Carried, Output};
 use plan::{Plan, PlanError};
 use rustix::{
-    fs::{Mode, OFlags},
     io::Errno,
-    pipe::{PipeFlags, pipe_with},
-    process::Pid,
+    process::{Pid, Signal},
 };
-pub(crate) use spawn::start_keeper;
 use spawn::{Cell, Launch};
-use supervise::{Outcome, Supervisor};
-use tokio::sync::{mpsc, oneshot, watch};
+pub(crate) use spawn::{REPORT_BYTES, Refused, start_keeper};
+use streams::{Ends, Streams, both, pipes};
+use supervise::{Ended, Outcome, Supervisor};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     agent::Agent,
-    cells::{CellError, Order, Settings},
+    cells::CellError,
     copies::{Copy, CopyError},
     fault::Refusal,
-    group::{Bounds, Group, GroupError},
-    jail::{self, Filter, Jail, JailError},
+    group::{Bounds, Counted, Group, GroupError},
+    jail::{self, Filter, JailError},
     quota::QuotaError,
     reaper::Ending,
     tree::PathError,
@@ -107,8 +112,8 @@ pub(crate) async fn run(
     let tree = agent.tree();
     let cwd = tree.open_dir(&plan.cwd).map_err(|source| ExecError::Cwd { path: plan.cwd.clone(), source })?;
     let _hold = agent.quota().hold(plan.limits.disk_bytes, plan.limits.files)?;
-    if let Some((jail, order)) = cell_for(agent, &plan) {
-        return in_cell(agent, control, &plan, streams, jail, &order).await;
+    if let Some((jail, order)) = cell::order_for(agent, &plan) {
+        return cell::run_in_cell(agent, control, &plan, streams, jail, &order).await;
     }
     let spare = if agent.jail_of(plan.user).is_some() { jail::OWN_PROCESSES } else { 0 };
     let group = agent.groups().create(&bounds(&plan, spare))?;
@@ -139,104 +144,6 @@ fn copy_for(agent: &Agent, plan: &Plan) -> Result<Option<Copy>, ExecError> {
     Ok(Some(agent.copies().make()?))
 }
 
-/// The streams that a request names.
-struct Streams {
-    stdin: Option<Stream>,
-    stdout: Stream,
-    stderr: Stream,
-    given: Vec<(String, Stream)>,
-}
-
-impl Streams {
-    async fn take(connection: &Connection, plan: &Plan) -> Result<Self, ExecError> {
-        let take = async |field, id| connection.take(id).await.ok_or(ExecError::NoStream { field, id });
-        let mut given = Vec::new();
-        for (name, id) in &plan.given {
-            given.push((name.clone(), take("given", *id).await?));
-        }
-        Ok(Self {
-            given,
-            stdin: if plan.stdin == 0 { None } else { Some(take("stdin", plan.stdin).await?) },
-            stdout: take("stdout", plan.stdout).await?,
-            stderr: take("stderr", plan.stderr).await?,
-        })
-    }
-}
-
-impl Streams {
-    /// Puts the files of the command where only its copy shows them.
-    async fn fill(&mut self, copy: &mut Copy) -> Result<(), ExecError> {
-        for (name, stream) in self.given.drain(..) {
-            copy.give(&name, stream.receiver).await?;
-        }
-        Ok(())
-    }
-}
-
-/// The agent's ends of a command's pipes.
-struct Ends {
-    stdin: Option<OwnedFd>,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-}
-
-/// The agent's ends, and the command's.
-fn pipes(with_stdin: bool) -> Result<(Ends, [OwnedFd; 3]), Errno> {
-    let (child_stdin, stdin) = if with_stdin {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        (read, Some(write))
-    } else {
-        (rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, None)
-    };
-    let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
-    Ok((Ends { stdin, stdout, stderr }, [child_stdin, child_stdout, child_stderr]))
-}
-
-/// What a cell is told of a command that can run in one: in a copy of the tree, with nothing of its own around it.
-fn cell_for<'a>(agent: &'a Agent, plan: &Plan) -> Option<(&'a Jail, Vec<u8>)> {
-    let jail = agent.jail_of(plan.user).filter(|_| plan.fresh && !plan.ip && plan.given.is_empty())?;
-    let settings = Settings {
-        open_files: plan.limits.open_files(),
-        file_size_bytes: plan.limits.file_size_bytes,
-        cpu_seconds: plan.limits.cpu_backstop_seconds(),
-    };
-    let Plan { cwd_in_tree: cwd, programs, argv, env, .. } = plan;
-    Order { cwd, programs, argv, env, settings }.encode().map(|order| (jail, order))
-}
-
-async fn in_cell(
-    agent: &Agent,
-    control: &mut Stream,
-    plan: &Plan,
-    streams: Streams,
-    jail: &Jail,
-    order: &[u8],
-) -> Result<Exited, ExecError> {
-    let cell = agent.cells().take(agent, jail).await?;
-    let group = agent.groups().create(&bounds(plan, 0))?;
-    let (ends, stdio) = pipes(streams.stdin.is_some()).map_err(ExecError::Launch)?;
-    let (report, child_report) =
-        pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(ExecError::Launch)?;
-    let procs = group.processes()?;
-    let [stdin, stdout, stderr] = &stdio;
-    let descriptors = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), child_report.as_fd(), procs.as_fd()];
-    cell.start(order, descriptors).map_err(ExecError::Launch)?;
-    drop((stdio, child_report, procs));
-    let pid = cell.keeper();
-    let (tell, ended) = oneshot::channel();
-    let left = async {
-        let left = cell.ended().await;
-        let _ = tell.send(left.ending);
-        left
-    };
-    let begun = Begun { ends, pid, report, status: None, ended, spare: 0 };
-    let (exited, left) = tokio::join!(see_to(agent, control, plan, streams, &group, begun), left);
-    group.remove().await;
-    agent.cells().give_back(cell, left).await;
-    exited
-}
-
 async fn in_group(
     agent: &Agent,
     control: &mut Stream,
@@ -246,7 +153,7 @@ async fn in_group(
     cwd: OwnedFd,
     copy: Option<&Copy>,
 ) -> Result<Exited, ExecError> {
-    let (ends, stdio) = pipes(streams.stdin.is_some()).map_err(ExecError::Launch)?;
+    let (ends, stdio) = pipes(streams.input.is_some()).map_err(ExecError::Launch)?;
     let filter = (plan.user == User::Job).then(|| Filter::of_jobs(plan.ip));
     let cell = agent.jail_of(plan.user).map(|jail| Cell { jail, cwd: &plan.cwd_in_tree, copy });
     if let (true, Some(cell)) = (plan.ip, &cell) {
@@ -268,10 +175,15 @@ async fn in_group(
     })
     .map_err(ExecError::Launch)?;
     let ended = agent.reaper().register(launched.pid);
+    let ended = async {
+        let ending = ended.await.unwrap_or(Ending::Signal(Signal::KILL.as_raw()));
+        Ended { ending, wall: None, refused: None }
+    };
     drop(cwd);
     let spare = if cell.is_some() { jail::OWN_PROCESSES } else { 0 };
-    let (pid, report, status) = (launched.pid, launched.report, Some(launched.status));
-    see_to(agent, control, plan, streams, group, Begun { ends, pid, report, status, ended, spare }).await
+    let (pid, report, status) = (launched.pid, Some(launched.report), Some(launched.status));
+    let begun = Begun { ends, pid, report, status, spare };
+    see_to(agent, both(control), plan, streams, group, begun, ended).await
 }
 
 /// A command that was started.
@@ -279,67 +191,94 @@ struct Begun {
     ends: Ends,
     /// Its own, or that of the init of its jail.
     pid: Pid,
-    report: OwnedFd,
+    /// Says nothing and closes when the exec is done; the host is told then.
+    report: Option<OwnedFd>,
     /// Where the init of its jail says how it ended.
     status: Option<OwnedFd>,
-    ended: oneshot::Receiver<Ending>,
     /// Processes in its cgroup that are not its own.
     spare: u64,
 }
 
-/// Watches a command until it and all that it left behind are gone.
+/// Watches a command until it and all that it left behind are gone, and carries what it reads and writes.
 async fn see_to(
     agent: &Agent,
-    control: &mut Stream,
+    control: (&Sender, &mut StreamReceiver),
     plan: &Plan,
     streams: Streams,
     group: &Group,
     begun: Begun,
+    ended: impl Future<Output = Ended>,
 ) -> Result<Exited, ExecError> {
-    let Begun { ends, pid, report, status, ended, spare } = begun;
+    let Begun { ends, pid, report, status, spare } = begun;
     let (over, mut output_over) = mpsc::channel(2);
     let (tell_gone, gone) = watch::channel(false);
+    let ([to_stdout, to_stderr], input) = streams.targets(control.0);
     let [live_stdout, live_stderr] = agent.live().streams_of(plan.live);
-    let carry = |pipe, stream: Stream, live| {
+    let carry = |pipe, to, live| {
         let limit = plan.limits.output_bytes;
-        let output =
-            output::Output { pipe, to: stream.sender, live, limit, over: over.clone(), gone: gone.clone() };
-        tokio::spawn(output.carry())
+        Output { pipe, to, live, limit, over: over.clone(), gone: gone.clone() }.carry()
     };
-    let stdout = carry(ends.stdout, streams.stdout, live_stdout);
-    let stderr = carry(ends.stderr, streams.stderr, live_stderr);
-    let feeding =
-        streams.stdin.zip(ends.stdin).map(|(stream, pipe)| tokio::spawn(output::feed(stream.receiver, pipe)));
-
-    let supervisor = Supervisor { limits: &plan.limits, group, quota: agent.quota(), pid };
-    let mut outcome = supervisor.watch(control, report, ended, &mut output_over).await;
-    outcome.ending = status.as_ref().and_then(jail::status_of).unwrap_or(outcome.ending);
-    outcome.limit = outcome.limit.or_else(|| plan.limits.told_by(outcome.ending));
-    group.empty().await?;
-    if let Some(feeding) = feeding {
-        feeding.abort();
-    }
-    if outcome.host_gone {
-        // Nobody will give credit for what is left.
-        stdout.abort();
-        stderr.abort();
-    }
-    tell_gone.send_replace(true);
-    let stdout_bytes = stdout.await.ok().and_then(Result::ok).unwrap_or(0);
-    let stderr_bytes = stderr.await.ok().and_then(Result::ok).unwrap_or(0);
-    let usage = usage(agent, group, &outcome, spare);
-    outcome.exited(plan, stdout_bytes, stderr_bytes, usage)
+    let (stdout, stderr) =
+        (carry(ends.stdout, to_stdout, live_stdout), carry(ends.stderr, to_stderr, live_stderr));
+    let carrying = async { tokio::join!(stdout, stderr) };
+    let feeding = async {
+        if let Some((input, pipe)) = input.zip(ends.stdin) {
+            output::feed(input, pipe).await;
+        }
+    };
+    let living = async {
+        let supervisor = Supervisor { limits: &plan.limits, group, quota: agent.quota(), pid };
+        let mut outcome = supervisor.watch(control, report, ended, &mut output_over).await;
+        outcome.ending = status.as_ref().and_then(jail::status_of).unwrap_or(outcome.ending);
+        group.empty().await?;
+        // Once, when nothing can use any more.
+        let used = Used { counted: group.counted(), disk: agent.quota().used() };
+        if !outcome.killed && !outcome.host_gone {
+            let beyond = || plan.limits.exceeded(&used.counted, &used.disk.unwrap_or_default());
+            outcome.limit = outcome.limit.or_else(beyond);
+        }
+        outcome.limit = outcome.limit.or_else(|| plan.limits.told_by(outcome.ending));
+        Ok::<_, ExecError>((outcome, used))
+    };
+    let (outcome, used, stdout, stderr) = {
+        let (mut carrying, mut feeding, mut living) = (pin!(carrying), pin!(feeding), pin!(living));
+        let (mut carried, mut fed) = (None, false);
+        let (outcome, used) = loop {
+            tokio::select! {
+                outcome = &mut living => break outcome?,
+                done = &mut carrying, if carried.is_none() => carried = Some(done),
+                () = &mut feeding, if !fed => fed = true,
+            }
+        };
+        tell_gone.send_replace(true);
+        let (stdout, stderr) = match carried {
+            Some(done) => done,
+            // Nobody will give credit for what is left.
+            None if outcome.host_gone => Default::default(),
+            None => carrying.await,
+        };
+        (outcome, used, stdout, stderr)
+    };
+    let usage = used.usage(group, &outcome, spare);
+    outcome.exited(plan, stdout, stderr, usage)
 }
 
-fn usage(agent: &Agent, group: &Group, outcome: &Outcome, spare: u64) -> Usage {
-    let counted = group.counted();
-    Usage {
-        wall_us: u64::try_from(outcome.wall.as_micros()).unwrap_or(u64::MAX),
-        user_us: counted.user_us,
-        system_us: counted.system_us,
-        memory_peak_bytes: group.memory_peak_bytes(),
-        processes_peak: group.processes_peak().map(|peak| peak.saturating_sub(spare)),
-        disk_bytes: agent.quota().used().map(|used| used.bytes),
+/// What a command and all that it started have used.
+struct Used {
+    counted: Counted,
+    disk: Option<DiskUse>,
+}
+
+impl Used {
+    fn usage(&self, group: &Group, outcome: &Outcome, spare: u64) -> Usage {
+        Usage {
+            wall_us: u64::try_from(outcome.wall.as_micros()).unwrap_or(u64::MAX),
+            user_us: self.counted.user_us,
+            system_us: self.counted.system_us,
+            memory_peak_bytes: group.memory_peak_bytes(),
+            processes_peak: group.processes_peak().map(|peak| peak.saturating_sub(spare)),
+            disk_bytes: self.disk.map(|used| used.bytes),
+        }
     }
 }
 
@@ -347,8 +286,8 @@ impl Outcome {
     fn exited(
         self,
         plan: &Plan,
-        stdout_bytes: u64,
-        stderr_bytes: u64,
+        stdout: Carried,
+        stderr: Carried,
         usage: Usage,
     ) -> Result<Exited, ExecError> {
         match self.refused {
@@ -366,8 +305,10 @@ impl Outcome {
             limit_hit: self.limit.unwrap_or(LimitHit::None) as i32,
             killed: self.killed,
             usage: Some(usage),
-            stdout_bytes,
-            stderr_bytes,
+            stdout_bytes: stdout.bytes,
+            stderr_bytes: stderr.bytes,
+            stdout_rest: stdout.rest,
+            stderr_rest: stderr.rest,
         })
     }
 }

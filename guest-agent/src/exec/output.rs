@@ -1,19 +1,20 @@
 //! Carries a command's output to the host, and its input from there.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::os::fd::{AsFd, OwnedFd};
 
-use bytes::Bytes;
-use hearth_schemas::limits::DATA_CHUNK_BYTES;
-use hearth_wire::{Sender, StreamReceiver};
+use bytes::{Bytes, BytesMut};
+use hearth_schemas::{
+    guest::messages::{self, Reply, reply},
+    limits::{DATA_CHUNK_BYTES, INLINE_OUTPUT_REST_BYTES},
+};
+use hearth_wire::Sender;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
     sync::{mpsc, watch},
 };
 
+use super::streams::Input;
 use crate::live::Copier;
 
 /// Counts output, and says how much of it is still within the limit.
@@ -36,12 +37,71 @@ impl Cap {
     }
 }
 
+/// Who gets a command's output.
+pub(super) enum To<'a> {
+    /// A stream of its own; `None` once nobody reads it any more.
+    Stream(Option<Sender>),
+    /// The stream of the request. What is short waits for the end of the command.
+    Inline { control: Option<&'a Sender>, stderr: bool, rest: BytesMut },
+}
+
+impl<'a> To<'a> {
+    pub(super) fn inline(control: &'a Sender, stderr: bool) -> Self {
+        Self::Inline { control: Some(control), stderr, rest: BytesMut::new() }
+    }
+
+    /// Takes at most a chunk. Waits for the host's credit.
+    async fn pass(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Stream(to) => {
+                if let Some(sender) = to.take() {
+                    // A copy of its true size: one byte must not hold a chunk's memory while it waits for credit.
+                    *to = sender.data(Bytes::copy_from_slice(bytes)).await.is_ok().then_some(sender);
+                }
+            }
+            Self::Inline { control, stderr, rest } => {
+                if rest.len() + bytes.len() > INLINE_OUTPUT_REST_BYTES {
+                    *control = say(*control, *stderr, rest.split().freeze()).await;
+                }
+                match bytes.len() {
+                    length if length > INLINE_OUTPUT_REST_BYTES => {
+                        *control = say(*control, *stderr, Bytes::copy_from_slice(bytes)).await;
+                    }
+                    _ => rest.extend_from_slice(bytes),
+                }
+            }
+        }
+    }
+
+    /// Says the end, or gives what is left to say.
+    async fn end(self) -> Bytes {
+        match self {
+            Self::Stream(sender) => {
+                if let Some(sender) = sender {
+                    let _ = sender.end().await;
+                }
+                Bytes::new()
+            }
+            Self::Inline { rest, .. } => rest.freeze(),
+        }
+    }
+}
+
+async fn say(control: Option<&Sender>, stderr: bool, data: Bytes) -> Option<&Sender> {
+    let control = control?;
+    if data.is_empty() {
+        return Some(control);
+    }
+    let output = reply::Body::Output(messages::Output { stderr, data });
+    control.message(&Reply { body: Some(output) }).await.ok().map(|()| control)
+}
+
 /// Where one stream of output goes.
-pub(super) struct Output {
+pub(super) struct Output<'a> {
     /// The end that is read here.
     pub(super) pipe: OwnedFd,
-    /// The stream to the host.
-    pub(super) to: Sender,
+    /// Who gets it.
+    pub(super) to: To<'a>,
     /// Where a copy goes, without waiting.
     pub(super) live: Option<Copier>,
     /// What may pass.
@@ -52,50 +112,58 @@ pub(super) struct Output {
     pub(super) gone: watch::Receiver<bool>,
 }
 
-impl Output {
+/// What became of one stream of output.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    /// How much was written to it.
+    pub(super) bytes: u64,
+    /// What the host has not been sent of it.
+    pub(super) rest: Bytes,
+}
+
+impl Output<'_> {
     /// Carries everything until the pipe is closed or, should a stranger hold it open, until it is empty after
-    /// the tree is gone. Waits for the host's credit; holds one chunk. Returns how much was written to it.
-    pub(super) async fn carry(self) -> io::Result<u64> {
-        let Self { pipe, to, live, limit, over, mut gone } = self;
-        let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
-        let mut buffer = vec![0u8; DATA_CHUNK_BYTES];
+    /// the tree is gone. Waits for the host's credit; holds one chunk.
+    pub(super) async fn carry(self) -> Carried {
+        let Self { pipe, mut to, live, limit, over, mut gone } = self;
         let mut cap = Cap { limit, seen: 0 };
-        let mut to = Some(to);
-        loop {
-            let read = tokio::select! {
-                biased;
-                read = pipe.read(&mut buffer) => read?,
-                // Asked of the kernel itself: the runtime's idea of readiness may be older than the last write.
-                _ = gone.wait_for(|gone| *gone) => rustix::io::read(pipe.as_fd(), &mut buffer).unwrap_or(0),
-            };
-            if read == 0 {
-                break;
-            }
-            let passing = buffer.get(..cap.admit(read)).unwrap_or_default();
-            if let Some(live) = &live {
-                live.data(passing);
-            }
-            if let Some(sender) = to.take() {
-                // A copy of its true size: one byte must not hold a chunk's memory while it waits for credit.
-                to = sender.data(Bytes::copy_from_slice(passing)).await.is_ok().then_some(sender);
-            }
-            if cap.over() {
-                let _ = over.try_send(());
+        let mut buffer = vec![0u8; DATA_CHUNK_BYTES];
+        if let Ok(mut pipe) = pipe::Receiver::from_owned_fd(pipe) {
+            loop {
+                let read = tokio::select! {
+                    biased;
+                    read = pipe.read(&mut buffer) => read.unwrap_or(0),
+                    // Asked of the kernel itself: the runtime's idea of readiness may be older than the last write.
+                    _ = gone.wait_for(|gone| *gone) => rustix::io::read(pipe.as_fd(), &mut buffer).unwrap_or(0),
+                };
+                if read == 0 {
+                    break;
+                }
+                let passing = buffer.get(..cap.admit(read)).unwrap_or_default();
+                if let Some(live) = &live {
+                    live.data(passing);
+                }
+                to.pass(passing).await;
+                if cap.over() {
+                    let _ = over.try_send(());
+                }
             }
         }
-        if let Some(sender) = to {
-            let _ = sender.end().await;
-        }
-        Ok(cap.seen)
+        Carried { bytes: cap.seen, rest: to.end().await }
     }
 }
 
 /// Feeds a command's stdin until the host ends it or nobody reads any more.
-pub(super) async fn feed(mut from: StreamReceiver, pipe: OwnedFd) {
+pub(super) async fn feed(from: Input, pipe: OwnedFd) {
     let Ok(mut pipe) = pipe::Sender::from_owned_fd(pipe) else { return };
-    while let Ok(Some(bytes)) = from.data().await {
-        if pipe.write_all(&bytes).await.is_err() {
-            return;
+    match from {
+        Input::Bytes(bytes) => drop(pipe.write_all(&bytes).await),
+        Input::Stream(mut from) => {
+            while let Ok(Some(bytes)) = from.data().await {
+                if pipe.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::ffi::CString;
 
+use bytes::Bytes;
 use hearth_schemas::{
     guest::messages::{Exec, Given, User},
-    limits::NAME_MAX_BYTES,
+    limits::{INLINE_STDIN_MAX_BYTES, NAME_MAX_BYTES},
 };
 
 use super::limits::{Abilities, LimitError, Limits};
@@ -36,6 +37,9 @@ pub(super) struct Plan {
     pub(super) stdin: u32,
     pub(super) stdout: u32,
     pub(super) stderr: u32,
+    /// Whether all of it is on the stream of the request.
+    pub(super) inline: bool,
+    pub(super) stdin_bytes: Bytes,
     /// What it is called on the live connection; 0 where it is not copied.
     pub(super) live: u32,
 }
@@ -57,6 +61,10 @@ pub(crate) enum PlanError {
     User(i32),
     #[error("given: {0:?} is no name, or only fresh copies have such files")]
     Given(String),
+    #[error(
+        "inline: only for fresh copies, and with at most {INLINE_STDIN_MAX_BYTES} bytes of stdin; got {0}"
+    )]
+    Inline(usize),
     #[error(transparent)]
     Limit(#[from] LimitError),
 }
@@ -88,9 +96,16 @@ impl Plan {
             stdin: exec.stdin,
             stdout: exec.stdout,
             stderr: exec.stderr,
+            inline: inline(exec.inline, exec.fresh, &exec.stdin_bytes)?,
+            stdin_bytes: exec.stdin_bytes,
             live: exec.live,
         })
     }
+}
+
+fn inline(inline: bool, fresh: bool, stdin: &Bytes) -> Result<bool, PlanError> {
+    let fits = stdin.len() <= INLINE_STDIN_MAX_BYTES && (inline || stdin.is_empty());
+    if fits && (fresh || !inline) { Ok(inline) } else { Err(PlanError::Inline(stdin.len())) }
 }
 
 fn is_name(name: &str) -> bool {
@@ -170,6 +185,12 @@ mod tests {
         assert!(matches!(plan(|exec| exec.cwd = "/etc".into()), Err(PlanError::Cwd(_))));
         assert!(matches!(plan(|exec| exec.cwd = "a/../..".into()), Err(PlanError::Cwd(_))));
         assert_eq!(plan(|exec| exec.user = 7), Err(PlanError::User(7)));
+        assert_eq!(plan(|exec| exec.inline = true), Err(PlanError::Inline(0)));
+        let long = |exec: &mut Exec| exec.stdin_bytes = vec![0; INLINE_STDIN_MAX_BYTES + 1].into();
+        assert_eq!(plan(|exec| exec.stdin_bytes = "x".into()), Err(PlanError::Inline(1)));
+        let inline = |exec: &mut Exec| (exec.inline, exec.fresh) = (true, true);
+        assert!(plan(|exec| (inline(exec), long(exec)).0).is_err());
+        assert!(plan(inline).unwrap().inline);
         assert_eq!(plan(|exec| exec.cwd = ".".into()).unwrap().cwd, "");
     }
 }

@@ -24,8 +24,8 @@ use crate::{
 
 /// Of linux/sched.h; libc's has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// Bytes of a [`Refused`] on the pipe.
-const REPORT_BYTES: usize = 8;
+/// Bytes of a [`Refused`].
+pub(crate) const REPORT_BYTES: usize = 8;
 
 /// What to start, and as what.
 pub(super) struct Launch<'a> {
@@ -74,7 +74,7 @@ pub(super) struct Launched {
 
 /// What the kernel refused the child before or at the exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// A preparation of ours, by its place in the order below.
     Setup(u32, Errno),
     /// The exec itself.
@@ -83,7 +83,7 @@ pub(super) enum Refused {
 
 impl Refused {
     /// Reads what a child wrote. `None` when it wrote nothing: it was executed, or killed.
-    pub(super) fn decode(report: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(report: &[u8]) -> Option<Self> {
         let (step, errno) = report.split_first_chunk::<4>()?;
         let errno = Errno::from_raw_os_error(i32::from_le_bytes(*errno.first_chunk::<4>()?));
         Some(match u32::from_le_bytes(*step) {

@@ -3,13 +3,13 @@
 use std::{os::fd::OwnedFd, time::Duration};
 
 use hearth_schemas::guest::messages::{LimitHit, Reply, Started, reply};
-use hearth_wire::{Stream, StreamReceiver};
+use hearth_wire::{Sender, StreamReceiver};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
-    sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval},
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 
 use super::{limits::Limits, spawn::Refused};
@@ -38,9 +38,19 @@ pub(super) struct Outcome {
     pub(super) wall: Duration,
 }
 
+/// That a command is gone, as whoever started it knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) ending: Ending,
+    /// From its start to its end, where it was measured there.
+    pub(super) wall: Option<Duration>,
+    /// Where no report says so.
+    pub(super) refused: Option<Refused>,
+}
+
 /// What the host says on the stream of an exec.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Host {
+pub(super) enum Host {
     Kill,
     Gone,
 }
@@ -49,20 +59,22 @@ impl Supervisor<'_> {
     /// Returns when the command itself has ended; what it left behind may still live.
     pub(super) async fn watch(
         &self,
-        control: &mut Stream,
-        report: OwnedFd,
-        mut ended: oneshot::Receiver<Ending>,
+        control: (&Sender, &mut StreamReceiver),
+        report: Option<OwnedFd>,
+        ended: impl Future<Output = Ended>,
         output_over: &mut mpsc::Receiver<()>,
     ) -> Outcome {
+        let (sender, receiver) = control;
         let started = Instant::now();
-        let (mut limit, mut host, mut refused, mut reported) = (None, None, None, false);
+        let (mut limit, mut host, mut refused, mut reported) = (None, None, None, report.is_none());
         let report = read_report(report);
         tokio::pin!(report);
+        tokio::pin!(ended);
         let wall = tokio::time::sleep(self.limits.wall.unwrap_or(Duration::MAX));
         tokio::pin!(wall);
-        let mut tick = interval(TICK);
+        let mut tick = interval_at(started + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let ending = loop {
+        let ended = loop {
             let dying = limit.is_some() || host.is_some();
             tokio::select! {
                 biased;
@@ -70,26 +82,29 @@ impl Supervisor<'_> {
                     reported = true;
                     refused = outcome;
                     if refused.is_none() {
-                        self.tell_started(control).await;
+                        self.tell_started(sender).await;
                     }
                 }
-                ending = &mut ended => break ending.unwrap_or(Ending::Signal(Signal::KILL.as_raw())),
-                said = listen(&mut control.receiver), if !dying => host = Some(said),
+                ended = &mut ended => break ended,
+                said = listen(receiver), if !dying => host = Some(said),
                 Some(()) = output_over.recv(), if !dying => limit = Some(LimitHit::Output),
                 () = &mut wall, if !dying && self.limits.wall.is_some() => limit = Some(LimitHit::Wall),
-                _ = tick.tick(), if !dying && self.limits.watched() => limit = self.exceeded(),
+                _ = tick.tick(), if dying || self.limits.watched() => match dying {
+                    // To be killed once more: it may have joined its cgroup only now.
+                    true => {}
+                    false => limit = self.exceeded(),
+                },
             }
             if limit.is_some() || host.is_some() {
                 self.kill(reported);
             }
         };
-        let wall = started.elapsed();
-        if host.is_none() {
-            limit = limit.or_else(|| self.exceeded());
-        }
+        let Ended { ending, wall, refused: unable } = ended;
+        let wall = wall.unwrap_or_else(|| started.elapsed());
         if !reported {
             refused = report.await;
         }
+        let refused = refused.or(unable);
         let (killed, host_gone) = (host.is_some(), host == Some(Host::Gone));
         Outcome { ending, refused, limit, killed, host_gone, wall }
     }
@@ -107,22 +122,22 @@ impl Supervisor<'_> {
         }
     }
 
-    async fn tell_started(&self, control: &Stream) {
+    async fn tell_started(&self, control: &Sender) {
         let started = Started { pid: self.pid.as_raw_nonzero().get().unsigned_abs() };
         // A host that is gone is noticed by listening.
-        let _ = control.sender.message(&Reply { body: Some(reply::Body::Started(started)) }).await;
+        let _ = control.message(&Reply { body: Some(reply::Body::Started(started)) }).await;
     }
 }
 
 /// What the child says about its exec. It closes the pipe without a word when that succeeds.
-async fn read_report(report: OwnedFd) -> Option<Refused> {
+async fn read_report(report: Option<OwnedFd>) -> Option<Refused> {
     let mut bytes = Vec::new();
-    pipe::Receiver::from_owned_fd(report).ok()?.read_to_end(&mut bytes).await.ok()?;
+    pipe::Receiver::from_owned_fd(report?).ok()?.read_to_end(&mut bytes).await.ok()?;
     Refused::decode(&bytes)
 }
 
 /// Resolves when the host wants the command dead. Cancel safe.
-async fn listen(receiver: &mut StreamReceiver) -> Host {
+pub(super) async fn listen(receiver: &mut StreamReceiver) -> Host {
     loop {
         match receiver.next().await {
             Ok(Some(_)) => return Host::Kill,

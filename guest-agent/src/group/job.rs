@@ -21,7 +21,8 @@ const PIDS_MAX: u64 = 4 * 1024 * 1024;
 /// A cgroup, and the files of it that are read again and again.
 #[derive(Debug)]
 pub(crate) struct Group {
-    path: PathBuf,
+    /// `None` once it was removed.
+    path: Option<PathBuf>,
     dir: File,
     cpu: File,
     memory_events: Option<File>,
@@ -42,8 +43,8 @@ pub(crate) struct Counted {
 }
 
 impl Group {
-    pub(super) fn create(path: &Path, controllers: Controllers, bounds: &Bounds) -> Result<Self, GroupError> {
-        files::make_dir(path)?;
+    /// Of a directory that is there. Nothing of it is left when this fails.
+    pub(super) fn new(path: &Path, controllers: Controllers, bounds: &Bounds) -> Result<Self, GroupError> {
         Self::open(path, controllers, bounds).inspect_err(|_| drop(std::fs::remove_dir(path)))
     }
 
@@ -52,8 +53,6 @@ impl Group {
         let optional = |there: bool, name| there.then(|| files::open(&dir, name)).transpose();
         if controllers.memory {
             files::write(&dir, "memory.oom.group", "1")?;
-            // Absent on a kernel without swap, which is as good.
-            let _ = files::write(&dir, "memory.swap.max", "0");
         }
         if let Some(bytes) = bounds.memory_bytes {
             files::write(&dir, "memory.max", &bytes.to_string())?;
@@ -62,7 +61,7 @@ impl Group {
             files::write(&dir, "pids.max", &processes.min(PIDS_MAX).to_string())?;
         }
         Ok(Self {
-            path: path.to_owned(),
+            path: Some(path.to_owned()),
             cpu: files::open(&dir, "cpu.stat")?,
             memory_events: optional(controllers.memory, "memory.events")?,
             pids_events: optional(controllers.pids, "pids.events")?,
@@ -119,9 +118,10 @@ impl Group {
     }
 
     /// Removes it. It must be empty. Cancel safe.
-    pub(crate) async fn remove(self) {
+    pub(crate) async fn remove(mut self) {
         for _ in 0..REMOVE_TRIES {
-            if std::fs::remove_dir(&self.path).is_ok() {
+            if self.path.as_ref().is_none_or(|path| std::fs::remove_dir(path).is_ok()) {
+                self.path = None;
                 return;
             }
             tokio::time::sleep(LOOK_AGAIN.1).await;
@@ -131,8 +131,10 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Removed already, or the agent is about to end.
-        let _ = std::fs::remove_dir(&self.path);
+        if let Some(path) = &self.path {
+            // The agent is about to end.
+            let _ = std::fs::remove_dir(path);
+        }
     }
 }
 
@@ -184,7 +186,7 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(60), empty).await.expect("it is killed");
         let _ = child.wait();
-        let path = group.path.clone();
+        let path = group.path.clone().unwrap();
         group.remove().await;
         assert!(!path.exists());
     }

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hearth_schemas::limits::AGENT_RESERVE_MIB;
@@ -15,12 +18,17 @@ const MOUNT: &str = "/sys/fs/cgroup";
 /// The agent's share of the CPU; a command's is the default, 100 (cgroup-v2: cpu.weight is 1 to 10000).
 const AGENT_CPU_WEIGHT: &str = "10000";
 
+/// Cgroups that are made ahead: as many as most jobs have commands.
+const READY: usize = 64;
+
 /// Makes a cgroup for each command.
 #[derive(Debug)]
 pub(crate) struct Groups {
     parent: PathBuf,
     controllers: Controllers,
     next: AtomicU64,
+    /// Made before anybody needs them.
+    ready: Mutex<Vec<PathBuf>>,
     /// Whether `parent` is ours to remove.
     temporary: bool,
 }
@@ -46,15 +54,20 @@ impl Groups {
             let total = rustix::system::sysinfo();
             let total_bytes = total.totalram.saturating_mul(total.mem_unit.into());
             files::write(&jobs_dir, "memory.max", &jobs_memory_bytes(total_bytes).to_string())?;
-            // Absent on a kernel without swap, which is as good.
-            let _ = files::write(&jobs_dir, "memory.swap.max", "0");
+            without_swap(&jobs_dir);
         }
         if controllers.pids {
             let threads = std::fs::read_to_string("/proc/sys/kernel/threads-max").unwrap_or_default();
             files::write(&jobs_dir, "pids.max", &jobs_threads(&threads).to_string())?;
         }
         enable(&jobs, controllers)?;
-        Ok(Self { parent: jobs, controllers, next: AtomicU64::new(1), temporary: false })
+        Ok(Self {
+            parent: jobs,
+            controllers,
+            next: AtomicU64::new(1),
+            ready: Mutex::default(),
+            temporary: false,
+        })
     }
 
     /// A directory below this process's own cgroup, wherever it is mounted. Nothing outside of it is changed.
@@ -68,7 +81,8 @@ impl Groups {
         let available = files::open(&dir, "cgroup.controllers")?;
         let controllers = Controllers::parse(&files::read(std::os::fd::AsFd::as_fd(&available)));
         enable(&parent, controllers)?;
-        Ok(Self { parent, controllers, next: AtomicU64::new(1), temporary: true })
+        without_swap(&dir);
+        Ok(Self { parent, controllers, next: AtomicU64::new(1), ready: Mutex::default(), temporary: true })
     }
 
     /// In a cgroup that was made for this process and is removed after it.
@@ -78,7 +92,14 @@ impl Groups {
         let available = files::open(&dir, "cgroup.controllers")?;
         let controllers = Controllers::parse(&files::read(std::os::fd::AsFd::as_fd(&available)));
         enable(parent, controllers)?;
-        Ok(Self { parent: parent.to_owned(), controllers, next: AtomicU64::new(1), temporary: false })
+        without_swap(&dir);
+        Ok(Self {
+            parent: parent.to_owned(),
+            controllers,
+            next: AtomicU64::new(1),
+            ready: Mutex::default(),
+            temporary: false,
+        })
     }
 
     /// What a command can be limited with.
@@ -88,8 +109,29 @@ impl Groups {
 
     /// A new, empty cgroup with these bounds.
     pub(crate) fn create(&self, bounds: &Bounds) -> Result<Group, GroupError> {
+        let ready = self.ready().pop();
+        let path = ready.map_or_else(|| self.make(), Ok)?;
+        Group::new(&path, self.controllers, bounds)
+    }
+
+    /// Makes cgroups for commands to come: in a snapshot they cost nobody any time.
+    pub(crate) fn prepare(&self) -> Result<(), GroupError> {
+        let mut ready = self.ready();
+        while ready.len() < READY {
+            ready.push(self.make()?);
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self) -> Result<PathBuf, GroupError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        Group::create(&self.parent.join(number.to_string()), self.controllers, bounds)
+        let path = self.parent.join(number.to_string());
+        files::make_dir(&path)?;
+        Ok(path)
     }
 
     /// Kills every command there is, and waits until all are gone.
@@ -104,6 +146,12 @@ impl Drop for Groups {
             let _ = std::fs::remove_dir(&self.parent);
         }
     }
+}
+
+/// What is in this cgroup or below it is never swapped.
+fn without_swap(dir: &std::fs::File) {
+    // Absent on a kernel without swap or without the controller, which is as good.
+    let _ = files::write(dir, "memory.swap.max", "0");
 }
 
 /// Lets the children of a cgroup be limited with these controllers.

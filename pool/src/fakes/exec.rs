@@ -146,5 +146,6 @@ fn exited(ran: &Ran, killed: bool, wall: Duration) -> Exited {
         }),
         stdout_bytes: ran.stdout.len() as u64,
         stderr_bytes: ran.stderr.len() as u64,
+        ..Exited::default()
     }
 }

@@ -41,7 +41,7 @@ pub struct Command {
 
 impl Command {
     /// What of it an agent would ignore that is older than that.
-    fn unknown_to(&self, hello: &HelloReply) -> Option<&'static str> {
+    pub(super) fn unknown_to(&self, hello: &HelloReply) -> Option<&'static str> {
         let ExecLimits { open_files, file_size_bytes, .. } = &self.limits;
         [
             (open_files.is_some() && !hello.file_limits, "the limit of open files"),
@@ -132,6 +132,7 @@ impl Session {
             fresh: command.fresh,
             given: named,
             live,
+            ..Exec::default()
         };
         let control = self.request(request::Body::Exec(exec)).await?;
         let (stdout, stderr) = (stdout.receiver, stderr.receiver);

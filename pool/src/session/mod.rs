@@ -4,16 +4,14 @@
 
 mod exec;
 mod files;
+mod inline;
 mod traffic;
 
 use std::{fmt, time::Duration};
 
-use hearth_schemas::guest::{
-    messages::{
-        Fault, FaultKind, HelloReply, Live, Ping, Pong, Quiesce, Reply, Request, Shutdown, Wake, Woken,
-        reply, request,
-    },
-    mux::Direction,
+use hearth_schemas::guest::messages::{
+    Fault, FaultKind, HelloReply, Live, Ping, Pong, Quiesce, Reply, Request, Shutdown, Wake, Woken, reply,
+    request,
 };
 use hearth_wire::{Connection, ConnectionError, HelloError, Stream, StreamError, StreamReceiver};
 
@@ -175,9 +173,7 @@ impl Session {
 
     /// Opens a stream with a request.
     async fn request(&self, body: request::Body) -> Result<Stream, SessionError> {
-        let stream = self.connection.open(Direction::Both).await?;
-        stream.sender.message(&Request { body: Some(body) }).await?;
-        Ok(stream)
+        Ok(self.connection.request(&Request { body: Some(body) }).await?)
     }
 }
 

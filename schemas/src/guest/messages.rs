@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use prost::Message;
 
 /// Host to agent, first frame on stream 0.
@@ -57,6 +58,9 @@ pub struct HelloReply {
     /// Whether this agent can make a live connection. An older one cannot.
     #[prost(bool, tag = "40")]
     pub live: bool,
+    /// Whether this agent knows [`Exec::inline`].
+    #[prost(bool, tag = "50")]
+    pub inline: bool,
 }
 
 /// Host to agent: the first message of a stream, which says what the stream is for.
@@ -103,7 +107,7 @@ pub mod request {
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Reply {
     /// Absent when the host is older than the reply.
-    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 40")]
+    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 40, 50")]
     pub body: Option<reply::Body>,
 }
 
@@ -148,6 +152,9 @@ pub mod reply {
         /// Answers a live.
         #[prost(message, tag = "40")]
         LiveOpened(super::LiveOpened),
+        /// Output of a command that was asked for with [`super::Exec::inline`].
+        #[prost(message, tag = "50")]
+        Output(super::Output),
     }
 }
 
@@ -475,6 +482,15 @@ pub struct Exec {
     /// What this command is called on the live connection, from 1; its output is copied there. 0: it is not.
     #[prost(uint32, tag = "40")]
     pub live: u32,
+    /// Whether everything comes on the stream of the request: no [`Started`], output as [`Output`], and what is left of it
+    /// in [`Exited`]. `stdout` and `stderr` are 0 then. Only together with `fresh`. Such commands take turns: one may be
+    /// asked for while another runs, and is prepared meanwhile. Only for agents whose hello says
+    /// [`HelloReply::inline`].
+    #[prost(bool, tag = "50")]
+    pub inline: bool,
+    /// Its stdin when `stdin` is 0; at most [`crate::limits::INLINE_STDIN_MAX_BYTES`]. Only together with `inline`.
+    #[prost(bytes = "bytes", tag = "51")]
+    pub stdin_bytes: Bytes,
 }
 
 /// A file for one command.
@@ -542,7 +558,8 @@ pub struct Started {
     pub pid: u32,
 }
 
-/// The command and its whole tree are gone, and every byte of output has been sent.
+/// The command and its whole tree are gone, and every byte of output has been sent. With `killed` and neither exit code
+/// nor signal: it was killed before its turn came.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Exited {
     /// Exit code of the command, when it exited.
@@ -566,6 +583,23 @@ pub struct Exited {
     /// Bytes that the tree wrote to stderr (sent or, beyond the limit, dropped).
     #[prost(uint64, tag = "7")]
     pub stderr_bytes: u64,
+    /// The last of its stdout, when it was asked for with [`Exec::inline`].
+    #[prost(bytes = "bytes", tag = "50")]
+    pub stdout_rest: Bytes,
+    /// The last of its stderr, when it was asked for with [`Exec::inline`].
+    #[prost(bytes = "bytes", tag = "51")]
+    pub stderr_rest: Bytes,
+}
+
+/// Output of a command, in the order in which it was written to each of them.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Output {
+    /// To stderr; to stdout otherwise.
+    #[prost(bool, tag = "50")]
+    pub stderr: bool,
+    /// At most [`crate::limits::DATA_CHUNK_BYTES`].
+    #[prost(bytes = "bytes", tag = "51")]
+    pub data: Bytes,
 }
 
 /// The limit that ended a command.

@@ -6,7 +6,7 @@ use hearth_schemas::guest::{
     live::LiveLost,
     messages::{
         Exec, ExecLimits, Exited, Fault, FaultKind, Get, GetDone, GetEntry, GetEntryEnd, Given, Hello,
-        HelloReply, Identity, Kill, LimitHit, Live, LiveOpened, Ping, Pong, Put, PutDone, PutEntry,
+        HelloReply, Identity, Kill, LimitHit, Live, LiveOpened, Output, Ping, Pong, Put, PutDone, PutEntry,
         PutEntryEnd, PutItem, Quiesce, Quiesced, Reply, Request, Shutdown, ShuttingDown, SkipReason, Skipped,
         Started, Usage, User, Wake, Woken, put_item, reply, request,
     },
@@ -136,6 +136,20 @@ pub fn copies(golden: &mut Golden) {
     let given =
         Exec { argv: vec!["true".into()], stdout: 2, stderr: 3, fresh: true, given, ..Exec::default() };
     request(golden, "exec-given", request::Body::Exec(given));
+    let stdin_bytes = "1 2\n".into();
+    let inline = Exec { argv: vec!["cat".into()], fresh: true, inline: true, stdin_bytes, ..Exec::default() };
+    request(golden, "exec-inline", request::Body::Exec(inline));
+    reply(golden, "output", reply::Body::Output(Output { stderr: true, data: "so\0".into() }));
+    let rests = ("3\n".into(), "warned".into());
+    let exited = Exited {
+        exit_code: Some(0),
+        stdout_bytes: 2,
+        stderr_bytes: 6,
+        stdout_rest: rests.0,
+        stderr_rest: rests.1,
+        ..Exited::default()
+    };
+    reply(golden, "exited-rest", reply::Body::Exited(exited));
 }
 
 pub fn live(golden: &mut Golden) {

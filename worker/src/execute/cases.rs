@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use hearth_pool::session::{Channel, Command, Session, SessionError};
 use hearth_schemas::{
     guest::messages::{ExecLimits, Exited, User},
     limits::{CASE_CAPTURE_MAX_BYTES, CASE_CAPTURES_TOTAL_BYTES},
     result::{Capture, CaseReport, Cause, RunReport, StageReport, Step, UsageReport, Verdict},
 };
+use tokio::sync::watch;
 
 use super::{
     StepFailure,
@@ -20,7 +22,7 @@ use crate::{
     admit::{Case, Expectation, Stage},
     compare::Comparer,
     live::Feed,
-    stop::Stop,
+    stop::{Stop, StopReason},
     verdict,
 };
 
@@ -28,6 +30,9 @@ use crate::{
 pub(super) fn capture_bytes(cases: usize) -> usize {
     (CASE_CAPTURES_TOTAL_BYTES / cases.max(1)).min(CASE_CAPTURE_MAX_BYTES)
 }
+
+/// How many cases may be on their way to the agent at once: one that runs, and one that is prepared meanwhile.
+const AHEAD: usize = 2;
 
 /// Runs the cases of a stage in order. Those that do not run, because of a stop or an earlier failure, are skipped.
 /// `feed` is told of the stage as a whole, and not of what each case prints.
@@ -38,40 +43,91 @@ pub(super) async fn run_cases(
     stop: &Stop,
     feed: &Feed,
 ) -> Result<StageReport, StepFailure> {
-    let mut cases: Vec<CaseReport> = Vec::with_capacity(stage.cases.len());
-    let mut failed = false;
     let live = feed.stage_started(&stage.name);
     // Nothing of a case is copied there.
     feed.live_ends(live);
-    for case in &stage.cases {
-        let skipped = |cause| RunReport::not_run(Verdict::Skipped, Some(cause));
-        let run = match (stop.reason(), failed) {
-            (Some(reason), _) => skipped(reason.cause()),
-            (None, true) => skipped(Cause::EarlierFailure),
-            (None, false) => run_case(session, stage, case, capture_bytes, stop).await?,
+    let failed = Failed::default();
+    let checked = stage.cases.iter().any(|case| matches!(case.expect, Expectation::Checker { .. }));
+    // A checker must not run beside the next case, and only agents that know turns prepare.
+    let ahead = if checked || !session.hello().inline { 1 } else { AHEAD };
+    let run = Run { session, stage, capture_bytes, stop, failed: &failed, ahead };
+    let (mut waiting, mut asked) = (stage.cases.iter(), FuturesOrdered::new());
+    let mut cases: Vec<CaseReport> = Vec::with_capacity(stage.cases.len());
+    loop {
+        while asked.len() < ahead
+            && let Some(case) = waiting.next()
+        {
+            asked.push_back(run.case(case));
+        }
+        let Some(report) = asked.next().await else { break };
+        let report = match failed.is_set() {
+            // It was on its way when the case before it turned out to have failed.
+            true => RunReport::not_run(Verdict::Skipped, Some(Cause::EarlierFailure)),
+            false => report?,
         };
-        failed |= stage.stop_on_failure && run.verdict != Verdict::Accepted;
-        cases.push(CaseReport { name: case.name.clone(), run });
+        if stage.stop_on_failure && report.verdict != Verdict::Accepted {
+            failed.set();
+        }
+        let name = stage.cases.get(cases.len()).map(|case| case.name.clone()).unwrap_or_default();
+        cases.push(CaseReport { name, run: report });
     }
     let run = summary(&cases);
     feed.stage_ended(&run);
     Ok(StageReport { name: stage.name.clone(), run, cases })
 }
 
-async fn run_case(
-    session: &Session,
-    stage: &Stage,
-    case: &Case,
+/// That a case has failed after which none is to run.
+#[derive(Debug)]
+struct Failed(watch::Sender<bool>);
+
+impl Default for Failed {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Failed {
+    fn set(&self) {
+        self.0.send_replace(true);
+    }
+
+    fn is_set(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Resolves when it is. Cancel safe.
+    async fn wait(&self) {
+        // Its sender is here.
+        let _ = self.0.subscribe().wait_for(|set| *set).await;
+    }
+}
+
+/// What all cases of a stage have in common.
+struct Run<'a> {
+    session: &'a Session,
+    stage: &'a Stage,
     capture_bytes: usize,
-    stop: &Stop,
-) -> Result<RunReport, StepFailure> {
-    let limits = stage.limits.exec_limits();
-    let argv = stage.argv.iter().chain(&case.argv_extra).cloned().collect();
-    let half = capture_bytes / 2;
-    let (mut stdout, mut stderr) = (Capture::new(half, half), Capture::new(half, half));
-    let mut judge = Judge::new(&case.expect);
-    let running = async {
-        let running = session.exec(command(stage, argv), !case.stdin.is_empty()).await?;
+    stop: &'a Stop,
+    failed: &'a Failed,
+    ahead: usize,
+}
+
+impl Run<'_> {
+    async fn case(&self, case: &Case) -> Result<RunReport, StepFailure> {
+        match (self.stop.reason(), self.failed.is_set()) {
+            (Some(reason), _) => Ok(RunReport::not_run(Verdict::Skipped, Some(reason.cause()))),
+            (None, true) => Ok(RunReport::not_run(Verdict::Skipped, Some(Cause::EarlierFailure))),
+            (None, false) => self.run(case).await,
+        }
+    }
+
+    async fn run(&self, case: &Case) -> Result<RunReport, StepFailure> {
+        let Self { session, stage, stop, .. } = *self;
+        let limits = stage.limits.exec_limits();
+        let argv = stage.argv.iter().chain(&case.argv_extra).cloned().collect();
+        let half = self.capture_bytes / 2;
+        let (mut stdout, mut stderr) = (Capture::new(half, half), Capture::new(half, half));
+        let mut judge = Judge::new(&case.expect);
         let output = |channel, data: Bytes| match channel {
             Channel::Stdout => {
                 stdout.push(&data);
@@ -80,36 +136,45 @@ async fn run_case(
             Channel::Stderr => stderr.push(&data),
         };
         let kill = async {
-            stop.stopped().await;
+            tokio::select! {
+                _ = stop.stopped() => {}
+                () = self.failed.wait() => {}
+            }
         };
-        running.finish(case.stdin.clone(), output, kill).await
-    };
-    let wall = Duration::from_millis(stage.limits.wall_ms);
-    let exited = match within(Step::Run, wall + STAGE_GRACE, running).await {
-        Ok(exited) => exited,
-        Err(failure) => return exec_report(&failure).ok_or(failure),
-    };
-    let (verdict, cause) = judged(&exited, &limits, stop)?;
-    stdout.missed(exited.stdout_bytes.saturating_sub(stdout.bytes()));
-    stderr.missed(exited.stderr_bytes.saturating_sub(stderr.bytes()));
-    let run = report(&exited, verdict, cause, stdout, stderr);
-    if run.verdict != Verdict::Accepted {
-        return Ok(run);
+        let running = session.run_inline(command(stage, argv), case.stdin.clone(), output, kill);
+        // Those before it have their time first.
+        let wall = Duration::from_millis(stage.limits.wall_ms) * u32::try_from(self.ahead).unwrap_or(1);
+        let exited = match within(Step::Run, wall + STAGE_GRACE, running).await {
+            Ok(exited) => exited,
+            Err(failure) => return exec_report(&failure).ok_or(failure),
+        };
+        if exited.killed && exited.exit_code.or(exited.signal).is_none() {
+            // Before its turn.
+            let cause = stop.reason().map_or(Cause::EarlierFailure, StopReason::cause);
+            return Ok(RunReport::not_run(Verdict::Skipped, Some(cause)));
+        }
+        let (verdict, cause) = judged(&exited, &limits, stop)?;
+        stdout.missed(exited.stdout_bytes.saturating_sub(stdout.bytes()));
+        stderr.missed(exited.stderr_bytes.saturating_sub(stderr.bytes()));
+        let run = report(&exited, verdict, cause, stdout, stderr);
+        if run.verdict != Verdict::Accepted {
+            return Ok(run);
+        }
+        let opinion = match judge {
+            Judge::Nothing => None,
+            Judge::Compares(comparer) => comparer.finish().map(Opinion::differs),
+            Judge::Asks { argv, expected, output } => {
+                let files = Files { input: case.stdin.clone(), output, expected };
+                check(session, stage, argv, files, stop).await?
+            }
+        };
+        Ok(match opinion {
+            None => run,
+            Some(Opinion { verdict, cause, message }) => {
+                RunReport { verdict, cause: Some(cause), message: Some(message), ..run }
+            }
+        })
     }
-    let opinion = match judge {
-        Judge::Nothing => None,
-        Judge::Compares(comparer) => comparer.finish().map(Opinion::differs),
-        Judge::Asks { argv, expected, output } => {
-            let files = Files { input: case.stdin.clone(), output, expected };
-            check(session, stage, argv, files, stop).await?
-        }
-    };
-    Ok(match opinion {
-        None => run,
-        Some(Opinion { verdict, cause, message }) => {
-            RunReport { verdict, cause: Some(cause), message: Some(message), ..run }
-        }
-    })
 }
 
 /// A command of a stage, in a copy of the working tree of its own.

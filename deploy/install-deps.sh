@@ -35,11 +35,13 @@ want mke2fs e2fsprogs
 want xz xz-utils
 want depmod kmod
 want unshare util-linux
+want nft nftables # for jobs with a network
 if [ "${1:-}" = test ]; then # the tests start servers of their own on free ports
   want redis-server redis-server
   [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || { say 'RabbitMQ is missing (package rabbitmq-server)'; packages+=(rabbitmq-server); }
   want node nodejs
   want npm npm
+  want ip iproute2 # a world for networks to be tried in
   want cpio cpio # for the machine in which real Firecracker is tested
   want promtool prometheus # alerts are tested with it
 fi

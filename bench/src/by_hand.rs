@@ -111,6 +111,7 @@ impl ByHand {
             memory_shared: true,
             root: &self.snapshot.root(),
             scratch: &scratch,
+            tap: None,
             qmp: Path::new("qmp"),
         };
         let spawn = |program: &Path, arguments: Vec<String>| {

@@ -64,6 +64,7 @@ pub fn wake(cid: u32) -> Wake {
         hostname: "bench".to_owned(),
         identity: Some(Identity { cid, port: 9000, token: 1 }),
         nonce: Vec::new(),
+        network: None,
     }
 }
 

@@ -112,6 +112,7 @@ impl Agent {
             },
             live: matches!(self.place, Place::Guest { .. }),
             inline: true,
+            network: self.jail.is_some(),
             ..HelloReply::default()
         }
     }

@@ -143,7 +143,7 @@ fn any_request() -> impl Strategy<Value = request::Body> {
         ),
         wake.prop_map(|(now_unix_ns, entropy, hostname, identity)| {
             let identity = identity.map(|(cid, port, token)| Identity { cid, port, token });
-            request::Body::Wake(Wake { now_unix_ns, entropy, hostname, identity, nonce: std::vec![] })
+            request::Body::Wake(Wake { now_unix_ns, entropy, hostname, identity, ..Wake::default() })
         }),
     ]
 }

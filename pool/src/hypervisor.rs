@@ -1,15 +1,18 @@
 //! The seam behind which a VM is made and ended.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::lease::Identity;
+use crate::{
+    lease::Identity,
+    net::{Network, NetworkError},
+};
 
 /// A place in the pool that holds at most one VM at a time. Unique within one worker process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot {
-    /// The runtime whose snapshot it restores.
+    /// The runtime whose snapshot it restores, with [`crate::net::VARIANT`] where that has a network card.
     pub runtime: String,
     /// Its number within the worker.
     pub number: u32,
@@ -33,9 +36,9 @@ pub struct RestoreStep {
 /// Every value of [`Hypervisor::transport`].
 pub const TRANSPORTS: [&str; 5] = ["vhost_user_vsock", "vhost_vsock", "hybrid_vsock", "serial", "pipe"];
 /// Every name of a [`RestoreStep`]: of QEMU and Firecracker, of a greeting, of the fake.
-pub const RESTORE_STEPS: [&str; 13] = [
-    "open", "clone", "start", "load", "plug", "driver", "resume", "settle", "dial", "hello", "wake",
-    "warm_up", "fake",
+pub const RESTORE_STEPS: [&str; 14] = [
+    "network", "open", "clone", "start", "load", "plug", "driver", "resume", "settle", "dial", "hello",
+    "wake", "warm_up", "fake",
 ];
 
 /// A restored VM and how long each part took.
@@ -70,6 +73,9 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
+    /// There is no network for it.
+    #[error("no network for the VM")]
+    Network(#[from] NetworkError),
     /// The hypervisor's process said no, or died. The message carries the end of its log.
     #[error("{0}")]
     Vmm(String),
@@ -127,6 +133,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// What the agent is reached over, for metrics: one of [`TRANSPORTS`].
     fn transport(&self, _vm: &Self::Vm) -> &'static str {
         "pipe"
+    }
+
+    /// The VM's network, if it has a card.
+    fn network<'a>(&self, _vm: &'a Self::Vm) -> Option<&'a Arc<Network>> {
+        None
     }
 
     /// Listens where the guest may dial the host: on the leased port, for this VM only.

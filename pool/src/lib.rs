@@ -9,6 +9,7 @@ pub mod image;
 pub mod kvm;
 pub mod lease;
 pub mod live;
+pub mod net;
 pub mod phase;
 pub mod pool;
 pub mod qemu;

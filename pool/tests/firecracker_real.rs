@@ -11,21 +11,24 @@
 )]
 
 mod real;
+mod world;
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use hearth_pool::{
-    hypervisor::{Accept, Hypervisor, RestoreError},
+    hypervisor::{Accept, Hypervisor, RestoreError, Slot},
+    net::{Networks, Policy, with_card},
     reclaim::reclaim,
     snapshot::Baked,
 };
 use hearth_schemas::guest::messages::User;
-use real::{Rig, Worker, connect, identity, kill, run_as, slot, table, until, vmms, wake};
+use real::{Rig, Worker, connect, identity, kill, run_as, run_with, slot, table, until, vmms, wake};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
+use world::World;
 
 const CLONES: u32 = 10;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -187,4 +190,49 @@ async fn a_snapshot_of_another_release_is_refused_with_what_to_do() {
     };
     assert!(why.contains("Firecracker") && why.ends_with("run `hearth bake bash`"), "{why}");
     firecracker.destroy(&slot(0), None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_with_a_card_reaches_what_is_allowed_and_nothing_else() {
+    let Some(rig) = Rig::start().await else { return };
+    if !world::usable() {
+        return;
+    }
+    let world = World::make(&["93.184.216.34", "169.254.169.254"], &[80, 81]).await;
+    world.name("api.example.com", &["93.184.216.34"], 60);
+    let networks = Arc::new(Networks::open(world.config(), world.host.clone()).await.unwrap());
+    rig.bake_with_card(&networks.take().await.unwrap()).await;
+    // The snapshot remembers the bake's TAP, and none of this name is anywhere.
+    let why = rig.load_without_tap().await;
+    assert!(why.contains("TUN/TAP"), "{why}");
+
+    let firecracker = rig.firecracker().with_networks(Some(networks));
+    let slot = Slot { runtime: with_card("bash"), number: 0 };
+    let restored = firecracker.restore(&slot, &identity(0)).await.unwrap();
+    println!("{:?}", restored.steps);
+    let network = Arc::clone(firecracker.network(&restored.vm).unwrap());
+    let tap = network.tap().to_owned();
+    let session = wake(&firecracker, &restored.vm, 0).await;
+    let reach =
+        "for to in 93.184.216.34/80 api.example.com/81 93.184.216.34/81 169.254.169.254/80 93.184.0.1/80; do
+        if (exec 3<>/dev/tcp/$to && echo hi >&3 && read -t 60 line <&3 && [ \"$line\" = hi ]) 2>/dev/null
+        then echo reached; else echo not; fi; done | paste -sd' '";
+    assert_eq!(run_with(&session, User::Job, true, reach).await.unwrap(), "not not not not not\n");
+    let mut policy = Policy::default();
+    policy.add("93.184.216.34:80").unwrap();
+    policy.add("api.example.com:81").unwrap();
+    network.allow(policy).await.unwrap();
+    // What is resolved on the way is allowed from then on, on its own port.
+    assert_eq!(
+        run_with(&session, User::Job, true, reach).await.unwrap(),
+        "reached reached reached not not\n"
+    );
+    let no_ip =
+        run_as(&session, User::Job, "(exec 3<>/dev/tcp/93.184.216.34/80) 2>/dev/null || echo no").await;
+    assert_eq!(no_ip.unwrap(), "no\n", "a command without IP has none");
+    drop(session);
+    drop(network);
+    firecracker.destroy(&slot, Some(restored.vm)).await.unwrap();
+    assert!(!world.links().contains(&tap), "removed with its VM");
+    rig.nothing_is_left();
 }

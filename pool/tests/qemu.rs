@@ -118,6 +118,7 @@ impl Rig {
             here: &self.here,
             runtime: &self.runtime,
             image: &self.image,
+            network: None,
             again,
         };
         bake_snapshot(&request, &Print).await.unwrap()

@@ -28,6 +28,8 @@ pub const NAME_MAX_BYTES: usize = 64;
 pub const REQUEST_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// One inline file after decoding.
 pub const INLINE_FILE_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Entries of what one job may reach.
+pub const DESTINATIONS_MAX: usize = 64;
 /// Files of one job.
 pub const FILES_MAX: usize = 1024;
 /// `metadata` of one job as JSON, since it is stored, logged and echoed.

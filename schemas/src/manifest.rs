@@ -118,6 +118,9 @@ pub struct Machine {
     pub scratch_mib: u64,
     /// `uname -r` of the guest.
     pub kernel: String,
+    /// Whether it has a network card.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub card: bool,
 }
 
 /// How a runtime runs the `code` shorthand.

@@ -87,6 +87,7 @@ for program in "$binary=firecracker_real" "$commands=commands" "$hearth=hearth";
 done
 cat >"$input/inside.sh" <<INSIDE
 export HEARTH_RIG_DATA=\$PWD/data HEARTH_AGENT=\$PWD/hearth-agent HEARTH_RIG_FIRECRACKER=\$PWD/bin/firecracker
+modprobe tun
 [ ! -x bin/jailer ] || export HEARTH_RIG_JAILER=\$PWD/bin/jailer
 export HEARTH_BIN=\$PWD/hearth
 status=0

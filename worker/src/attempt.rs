@@ -136,10 +136,11 @@ async fn run<L: Ledger, S>(
         Err(attempted) => return *attempted,
     };
     let started = Instant::now();
+    let key = job.pool_key();
     let claimed = match stop.reason() {
         Some(_) => None,
         None => tokio::select! {
-            claim = service.pool.claim(&job.runtime, lane(job.lane), circumstances.arrived + job.deadline)
+            claim = service.pool.claim(&key, lane(job.lane), circumstances.arrived + job.deadline)
                 .instrument(step!("claim")) => Some(claim),
             _ = stop.stopped() => None,
         },
@@ -163,6 +164,12 @@ async fn run<L: Ledger, S>(
         }
     };
     circumstances.saw(&claim);
+    if let Some(policy) = &job.network
+        && let Err(error) = claim.allow(policy.clone()).await
+    {
+        let failed = failed(service.worker(), Step::Claim, chain(&error), started.elapsed(), true);
+        return Attempted::Failed { failed, suspect: Suspect::Us };
+    }
     tell(&claim, service.pool.target_wait());
     let live = Connection::make(&claim, feed).await;
     let mut transfers = Transfers { objects: &objects, fetched, attempt: name.to_owned() };

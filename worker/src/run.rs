@@ -262,6 +262,7 @@ fn intake_of(
         job_wall_max_ms: u64::try_from(settings.job_wall_max.as_millis()).unwrap_or(u64::MAX),
         deadline_ms: settings.deadline_ms,
         objects: settings.objects.terms(),
+        network: settings.network.terms(),
         limits: settings.limits,
         ..Terms::new(offers.clone())
     };

@@ -248,11 +248,49 @@ fn what_is_not_built_yet_is_refused_by_name() {
     refuses(vec![
         (with(json!({"session": {}})), code, "session", yet),
         (with(json!({"checkpoint": "x"})), code, "checkpoint", yet),
-        (with(json!({"network": {"allow": ["a:1"]}})), code, "network", &["not yet supported", "\"none\""]),
+        (with(json!({"network": {"allow": ["a:1"]}})), code, "network", &["python+net", "\"none\""]),
     ]);
     let off = json!({"stream": false, "network": "none", "session": null, "checkpoint": null});
     assert!(admitted(&with(off)).is_ok_and(|job| !job.stream));
     assert!(admitted(&with(json!({"stream": true}))).is_ok_and(|job| job.stream));
+}
+
+#[test]
+fn a_network_is_what_the_operator_offers_and_the_job_names() {
+    let mut terms = terms();
+    let offer = terms.runtimes["python"].clone();
+    terms.runtimes.insert("python+net".to_owned(), offer);
+    let admitted = |network: Value| {
+        let request = job::parse(&serde_json::to_vec(&with(json!({"network": network}))).unwrap())?;
+        admit(request, &terms, &PRODUCER)
+    };
+    let job = admitted(json!({"allow": ["api.example.com:443", "1.2.3.0/24:80"]})).unwrap();
+    assert_eq!((job.runtime.as_str(), job.pool_key().as_str()), ("python", "python+net"));
+    assert!(job.stages.iter().all(|stage| stage.ip));
+    let none = admitted(json!("none")).unwrap();
+    assert_eq!(none.pool_key(), "python");
+    assert!(!none.stages[0].ip && none.network.is_none());
+    let many = vec!["a.example:1"; 65];
+    for (network, field, part) in [
+        (json!({"allow": []}), "network.allow", "1 to 64"),
+        (json!({"allow": many}), "network.allow", "1 to 64"),
+        (json!({"allow": ["a.example:1", "a.example"]}), "network.allow[1]", "port"),
+        (json!({"allow": ["127.0.0.1:80"]}), "network.allow[0]", "cannot be reached"),
+        (json!({"allow": ["10.1.2.3:80"]}), "network.allow", "network.private"),
+    ] {
+        let refusal = admitted(network).unwrap_err();
+        assert_eq!(refusal.field.as_deref(), Some(field));
+        assert!(refusal.message.contains(part), "{refusal:?}");
+    }
+    let unknown = with(json!({"runtime": "cobol", "network": {"allow": ["a.example:1"]}}));
+    let request = job::parse(&serde_json::to_vec(&unknown).unwrap()).unwrap();
+    let refusal = admit(request, &terms, &PRODUCER).unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::UnknownRuntime);
+    assert!(!refusal.message.contains("+net"), "{refusal:?}");
+    terms.network.private = vec!["10.1.0.0/16".parse().unwrap()];
+    let named = with(json!({"network": {"allow": ["10.1.2.3:80"]}}));
+    let request = job::parse(&serde_json::to_vec(&named).unwrap()).unwrap();
+    assert!(admit(request, &terms, &PRODUCER).is_ok());
 }
 
 fn inline(file: &JobFile) -> &[u8] {

@@ -5,17 +5,19 @@
 
 #![allow(unsafe_code, reason = "namespaces and the bounding set have no safe form")]
 
+pub(crate) mod card;
 mod filter;
 mod init;
 mod mounts;
 
 use std::{
     fs::File,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     sync::OnceLock,
 };
 
 pub(crate) use filter::Filter;
+use hearth_schemas::guest::messages::Network;
 pub(crate) use init::{ending, init, status_of};
 use rustix::io::Errno;
 
@@ -65,6 +67,12 @@ impl Jail {
         Ok(())
     }
 
+    /// Makes a network card theirs, and sets it up.
+    pub(crate) fn take_card(&self, card: u32, network: &Network) -> std::io::Result<()> {
+        card::give(card, self.network.as_fd())?;
+        in_network(&self.network, || card::set_up(card, network))
+    }
+
     /// Makes the world of a process that was just cloned with [`NAMESPACES`]; with a copy, that is its working tree.
     /// Only system calls.
     ///
@@ -77,7 +85,7 @@ impl Jail {
 }
 
 /// Does `work` in a network namespace, in a thread that ends at once: the agent's own stays as it is.
-fn in_network(network: &OwnedFd, work: fn() -> std::io::Result<()>) -> std::io::Result<()> {
+fn in_network(network: &OwnedFd, work: impl FnOnce() -> std::io::Result<()> + Send) -> std::io::Result<()> {
     let done = std::thread::scope(|threads| {
         threads.spawn(|| join(network).map_err(Into::into).and_then(|()| work())).join()
     });

@@ -29,6 +29,12 @@ pub(crate) enum WakeError {
     Cid(u32),
     #[error("nonce has {0} bytes, not {WAKE_NONCE_BYTES} or none")]
     Nonce(usize),
+    #[error("network.prefix_bits {0} is not 1 to 30")]
+    Prefix(u32),
+    #[error("network: this guest has no card")]
+    NoCard,
+    #[error("network: the card is set to another one already")]
+    OtherNetwork,
     #[error("identity.token {offered} is below {held}, which this guest already holds")]
     StaleToken { offered: u64, held: u64 },
     #[error("identity: token {0} is held with another cid or port")]
@@ -86,6 +92,9 @@ pub(super) fn check(wake: &Wake) -> Result<Identity, WakeError> {
     if !matches!(wake.nonce.len(), 0 | WAKE_NONCE_BYTES) {
         return Err(WakeError::Nonce(wake.nonce.len()));
     }
+    if let Some(network) = wake.network.as_ref().filter(|network| !(1..=30).contains(&network.prefix_bits)) {
+        return Err(WakeError::Prefix(network.prefix_bits));
+    }
     let identity = wake.identity.clone().ok_or(WakeError::NoIdentity)?;
     if identity.cid < CID_FIRST { Err(WakeError::Cid(identity.cid)) } else { Ok(identity) }
 }
@@ -105,6 +114,8 @@ pub(super) fn turn(held: Option<&Identity>, offered: &Identity) -> Result<Turn, 
 
 #[cfg(test)]
 mod tests {
+    use hearth_schemas::guest::messages::Network;
+
     use super::*;
 
     fn good() -> Wake {
@@ -114,6 +125,7 @@ mod tests {
             hostname: "hearth-3".into(),
             identity: Some(Identity { cid: 3, port: 9000, token: 5 }),
             nonce: vec![],
+            network: None,
         }
     }
 
@@ -134,6 +146,7 @@ mod tests {
         assert!(message(|wake| wake.identity = None).starts_with("identity"));
         assert!(message(|wake| wake.identity.as_mut().unwrap().cid = 2).starts_with("identity.cid"));
         assert!(message(|wake| wake.nonce = vec![1]).starts_with("nonce"));
+        assert!(message(|wake| wake.network = Some(Network::default())).starts_with("network.prefix_bits"));
     }
 
     #[test]

@@ -9,11 +9,14 @@ use std::path::PathBuf;
 
 pub(crate) use check::WakeError;
 use check::{Turn, check, turn};
-use hearth_schemas::guest::messages::{Identity, Wake, Woken};
+use hearth_schemas::guest::messages::{Identity, Network, User, Wake, Woken};
 pub(crate) use names::BOOT_ID;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
-use crate::agent::{Agent, Place};
+use crate::{
+    agent::{Agent, Place},
+    jail::card,
+};
 
 const NS_PER_S: i128 = 1_000_000_000;
 
@@ -25,6 +28,8 @@ pub(crate) struct Held {
     named: bool,
     /// The scratch disk is mounted; this is its size.
     scratch_bytes: Option<u64>,
+    /// What the card is set to.
+    network: Option<Network>,
 }
 
 /// Whether the kernel could hold a user to a quota, if a disk offered it.
@@ -78,9 +83,30 @@ async fn guest(
             None => 0,
         });
     }
+    if let Some(network) = &wake.network {
+        join(agent, held, network)?;
+    }
     let scratch_bytes = held.scratch_bytes.unwrap_or(0);
-    let hostname = own_hostname();
-    Ok(Woken { entropy_bytes, reseeded: true, clock_step_ns, scratch_bytes, hostname, ..Woken::default() })
+    let (hostname, network) = (own_hostname(), held.network.clone());
+    let woken =
+        Woken { entropy_bytes, reseeded: true, clock_step_ns, scratch_bytes, hostname, ..Woken::default() };
+    Ok(Woken { network, ..woken })
+}
+
+/// Sets the card up for jobs. Nothing of a network is in the snapshot: the card was down, so that nobody is known on it.
+fn join(agent: &Agent, held: &mut Held, network: &Network) -> Result<(), WakeError> {
+    match &held.network {
+        Some(set) if set == network => return Ok(()),
+        Some(_) => return Err(WakeError::OtherNetwork),
+        None => {}
+    }
+    let jail = agent.jail_of(User::Job).ok_or(WakeError::NoCard)?;
+    let card =
+        card::find().map_err(WakeError::file("looking for a network card"))?.ok_or(WakeError::NoCard)?;
+    jail.take_card(card, network).map_err(WakeError::file("setting up the network card"))?;
+    names::write_resolver(network.resolver.into()).map_err(WakeError::file("naming the resolver"))?;
+    held.network = Some(network.clone());
+    Ok(())
 }
 
 fn own_hostname() -> String {

@@ -17,6 +17,8 @@ const TARGETS: [(&str, &str); 3] = [
     ("boot-id", "/proc/sys/kernel/random/boot_id"),
 ];
 
+const RESOLV_CONF: &str = "resolv.conf";
+
 /// The boot id's file and what it is mounted over, for those who have a /proc of their own.
 pub(crate) const BOOT_ID: (&CStr, &CStr) = (c"/run/hearth/boot-id", c"/proc/sys/kernel/random/boot_id");
 
@@ -37,6 +39,14 @@ pub(super) fn write(hostname: &str) -> io::Result<()> {
 /// Mounts them.
 pub(super) fn bind() -> Result<(), Errno> {
     TARGETS.iter().try_for_each(|(name, target)| mount_bind(Path::new(DIRECTORY).join(name), *target))
+}
+
+/// Lets programs ask `resolver` for names.
+pub(super) fn write_resolver(resolver: std::net::Ipv4Addr) -> io::Result<()> {
+    let path = Path::new(DIRECTORY).join(RESOLV_CONF);
+    fs::write(&path, format!("nameserver {resolver}\n"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444))?;
+    Ok(mount_bind(&path, "/etc/resolv.conf")?)
 }
 
 /// The machine-id that processes read. Empty when there is none.

@@ -221,6 +221,7 @@ pub fn wake(token: u64) -> Wake {
         hostname: "hearth-3".into(),
         identity: Some(Identity { cid: 3, port: 9000, token }),
         nonce: vec![1; 32],
+        network: None,
     }
 }
 

@@ -184,6 +184,7 @@ impl Agent {
             identity: wake.identity.clone(),
             scratch_bytes: 64 << 20,
             machine_id: "0123456789abcdef0123456789abcdef".into(),
+            network: None,
         };
         match self.faults.wake {
             WakeAnswer::Confirm => self.served().awake = true,

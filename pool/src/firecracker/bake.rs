@@ -17,6 +17,7 @@ use super::{
 use crate::{
     guard::{Guard, GuardError},
     image::{Image, Progress},
+    net::Network,
     runtime::Runtime,
     session::{Session, SessionError},
     snapshot::{Baked, Draft, HostFacts, MEMORY, PublishError, STATE, Verification, sha256_of},
@@ -84,6 +85,8 @@ pub struct BakeRequest<'a> {
     pub runtime: &'a Runtime,
     /// What it boots from.
     pub image: &'a Image,
+    /// Where its card is attached meanwhile, for a snapshot with one; the runtime's name then says so.
+    pub network: Option<&'a Network>,
     /// Bake even if nothing has changed.
     pub again: bool,
 }
@@ -109,6 +112,7 @@ pub async fn bake_snapshot(request: &BakeRequest<'_>, progress: &dyn Progress) -
         runtime: request.runtime,
         image: request.image,
         limit: BOOT_LIMIT,
+        network: request.network,
     };
     let booted = boot(&boot_request).await;
     let booted = booted.map_err(|source| BakeError::Boot { runtime: runtime.clone(), source })?;
@@ -181,6 +185,7 @@ fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: 
             vm_memory_mib: runtime.vm_memory_mib,
             scratch_mib: runtime.scratch_mib,
             kernel: request.image.kernel_version.clone(),
+            card: request.network.is_some(),
         },
         entry: runtime.entry.clone(),
         languages: runtime.languages.clone(),
@@ -193,7 +198,8 @@ fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: 
 fn inputs_sha256(request: &BakeRequest<'_>) -> String {
     let here = request.here;
     let image = &request.image.inputs_sha256;
-    sha256_of(&("firecracker", BAKE_VERSION, image, &here.hypervisor_version, &here.host))
+    let card = request.network.is_some();
+    sha256_of(&("firecracker", BAKE_VERSION, image, &here.hypervisor_version, &here.host, card))
 }
 
 async fn blocking<T: Send + 'static>(

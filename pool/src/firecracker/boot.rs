@@ -10,7 +10,10 @@ use std::{
 
 use super::{
     FirecrackerConfig, LOG,
-    api::{ApiError, BootSource, DeviceId, Drive, Entropy, Fresh, Limits, MachineConfig, Running, Vsock},
+    api::{
+        ApiError, BootSource, DeviceId, Drive, Entropy, Fresh, Limits, MachineConfig, NetworkInterface,
+        Running, Vsock,
+    },
     kernel::{KernelError, vmlinux},
     place::{API_SOCKET, Needs, NoUid, Place, User, VSOCK_SOCKET, plan},
     vsock,
@@ -18,6 +21,7 @@ use super::{
 use crate::{
     guard::{Guard, GuardError, OpenVm},
     image::Image,
+    net::{CARD_MAC, Network, NetworkError},
     runtime::Runtime,
     session::{Session, SessionError},
     snapshot::{ROOT, SCRATCH},
@@ -59,6 +63,9 @@ pub enum BootError {
     /// No user id is left for it.
     #[error(transparent)]
     NoUid(#[from] NoUid),
+    /// Its network is not as it should be.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The guard refused.
     #[error("the VM cannot be started")]
     Guard(#[from] GuardError),
@@ -95,6 +102,8 @@ pub(super) struct BootRequest<'a> {
     pub image: &'a Image,
     /// How long the agent may take.
     pub limit: Duration,
+    /// Where its card is attached, if it is to have one.
+    pub network: Option<&'a Network>,
 }
 
 /// A booted VM and a session with its agent. It is ended by its name; dropped without that, it lives until its guard does.
@@ -120,7 +129,7 @@ pub(super) async fn boot(request: &BootRequest<'_>) -> Result<Booted, BootError>
 }
 
 async fn boot_named(request: &BootRequest<'_>, name: &str, cid: u32) -> Result<Booted, BootError> {
-    let BootRequest { config, guard, runtime, image, limit } = *request;
+    let BootRequest { config, guard, runtime, image, limit, network } = *request;
     let memory_bytes = runtime.vm_memory_mib << 20;
     let needs = Needs {
         vcpus: runtime.vcpus,
@@ -128,7 +137,11 @@ async fn boot_named(request: &BootRequest<'_>, name: &str, cid: u32) -> Result<B
         // It writes its memory when it is snapshotted.
         file_bytes: memory_bytes.max(runtime.scratch_mib << 20),
     };
-    let plan = plan(&config.confinement, &config.firecracker, &config.jails(), name, User::Bake, needs)?;
+    let plan =
+        plan(&config.confinement, &config.firecracker, &config.jails(), name, User::Bake, needs, network)?;
+    if let (Some(network), Some(owner)) = (network, plan.owner) {
+        network.give(owner)?;
+    }
     let also = plan.directories.clone();
     let open = OpenVm { vm: name.to_owned(), directory: name.to_owned(), cid, also };
     let log = guard.open(open).await?.directory.join(LOG);
@@ -141,7 +154,7 @@ async fn boot_named(request: &BootRequest<'_>, name: &str, cid: u32) -> Result<B
 
     let talk = async {
         guard.spawn(name, plan.argv, LOG).await?;
-        let running = start(&place, runtime).await?;
+        let running = start(&place, runtime, network).await?;
         let agent = vsock::dial(&place, limit).await;
         let agent = agent.map_err(|_| BootError::NoAgent { limit, log: log_tail(&log) })?;
         Ok::<_, BootError>((running, Session::connect(agent, HELLO_LIMIT).await?))
@@ -153,7 +166,7 @@ async fn boot_named(request: &BootRequest<'_>, name: &str, cid: u32) -> Result<B
     Ok(Booted { name: name.to_owned(), place, running, session })
 }
 
-async fn start(place: &Place, runtime: &Runtime) -> Result<Running, BootError> {
+async fn start(place: &Place, runtime: &Runtime, network: Option<&Network>) -> Result<Running, BootError> {
     let limits = Limits::default();
     let mut booting = Fresh::connect(&place.socket(API_SOCKET), limits).await?.boot();
     booting
@@ -170,6 +183,17 @@ async fn start(place: &Place, runtime: &Runtime) -> Result<Running, BootError> {
         let path_on_host = path.to_owned();
         let drive = Drive { drive_id, path_on_host, is_root_device: false, is_read_only, rate_limiter: None };
         booting.drive(drive).await?;
+    }
+    if let Some(network) = network {
+        let card = NetworkInterface {
+            iface_id: DeviceId::CARD,
+            host_dev_name: network.tap().to_owned(),
+            guest_mac: Some(CARD_MAC.to_owned()),
+            mtu: None,
+            rx_rate_limiter: None,
+            tx_rate_limiter: None,
+        };
+        booting.network_interface(card).await?;
     }
     booting.vsock(Vsock { guest_cid: GUEST_CID, uds_path: VSOCK_SOCKET.to_owned() }).await?;
     booting.entropy(Entropy::default()).await?;

@@ -34,6 +34,7 @@ use crate::{
     guard::{Guard, GuardError},
     hypervisor::{DestroyError, Hypervisor, RestoreError, Restored, Slot},
     lease::Identity,
+    net::{Network, Networks, remove_network},
     snapshot::{HostFacts, Snapshot, SnapshotError, SnapshotStore, Verification},
     vm::directory::clear_without_guard,
 };
@@ -92,6 +93,7 @@ pub struct Firecracker {
     here: HostFacts,
     guard: Guard,
     store: SnapshotStore,
+    networks: Option<Arc<Networks>>,
     /// The snapshot of each runtime that was restored last. Held in use, so that no bake removes it.
     snapshots: Mutex<BTreeMap<String, Arc<Snapshot>>>,
 }
@@ -102,6 +104,7 @@ pub struct FirecrackerVm {
     /// What the guard calls it.
     name: String,
     place: Place,
+    network: Option<Arc<Network>>,
     _snapshot: Arc<Snapshot>,
 }
 
@@ -115,7 +118,12 @@ impl Firecracker {
         if config.insecure_seccomp {
             tracing::warn!("insecure: a Firecracker without system call filters is accepted");
         }
-        Self { store: config.store(), snapshots: Mutex::default(), config, here, guard }
+        Self { store: config.store(), networks: None, snapshots: Mutex::default(), config, here, guard }
+    }
+
+    /// The same, with networks for VMs that have a card.
+    pub fn with_networks(self, networks: Option<Arc<Networks>>) -> Self {
+        Self { networks, ..self }
     }
 
     /// The runtime's snapshot of now: a bake may have made another since the last restore. A new one is read ahead, so that
@@ -174,6 +182,10 @@ impl Hypervisor for Firecracker {
         Transport::HybridVsock.as_str()
     }
 
+    fn network<'a>(&self, vm: &'a FirecrackerVm) -> Option<&'a Arc<Network>> {
+        vm.network.as_ref()
+    }
+
     fn listen(&self, vm: &FirecrackerVm, port: u16) -> io::Result<Listener> {
         vsock::listen(&vm.place, port)
     }
@@ -191,7 +203,10 @@ impl Hypervisor for Firecracker {
             Err(error) => Err(DestroyError { slot: slot.clone(), what: error.to_string() }),
             Ok(()) => Ok(()),
         };
-        drop(vm);
-        outcome
+        outcome?;
+        match vm.and_then(|vm| vm.network) {
+            Some(network) => remove_network(&network, slot).await,
+            None => Ok(()),
+        }
     }
 }

@@ -12,6 +12,8 @@ use std::{
 
 use rustix::fs::{Gid, Uid, chown};
 
+use crate::net::Network;
+
 /// The API's socket.
 pub(super) const API_SOCKET: &str = "api.sock";
 /// The host's end of vsock; what a guest dials arrives at `vsock.sock_PORT`.
@@ -89,7 +91,7 @@ pub struct NoUid {
     uids: u32,
 }
 
-/// Plans the place of the VM `unique` (`[A-Za-z0-9_-]`, at most 64 bytes, never used before).
+/// Plans the place of the VM `unique` (`[A-Za-z0-9_+-]`, at most 64 bytes, never used before).
 pub(super) fn plan(
     confinement: &Confinement,
     firecracker: &Path,
@@ -97,17 +99,20 @@ pub(super) fn plan(
     unique: &str,
     user: User,
     needs: Needs,
+    network: Option<&Network>,
 ) -> Result<Plan, NoUid> {
     let own = jails.join(unique);
     // The jailer takes letters, digits and hyphens.
-    let id = unique.replace('_', "-");
+    let id = unique.replace(['_', '+'], "-");
     let program = firecracker.display().to_string();
     match confinement {
         Confinement::InsecureDirect => Ok(Plan {
-            argv: ["env", "-C", &own.display().to_string(), &program, "--id", &id]
+            argv: network
+                .map(Network::entered)
+                .unwrap_or_default()
                 .into_iter()
-                .chain(firecracker_arguments())
-                .map(str::to_owned)
+                .chain(["env", "-C", &own.display().to_string(), &program, "--id", &id].map(str::to_owned))
+                .chain(firecracker_arguments().map(str::to_owned))
                 .collect(),
             directories: vec![own.clone()],
             root: own,
@@ -118,7 +123,7 @@ pub(super) fn plan(
             let group = jailer.cgroup_root.join(&jailer.parent_cgroup).join(&id);
             let name = firecracker.file_name().unwrap_or_default();
             Ok(Plan {
-                argv: jailer_argv(jailer, &program, &own, &id, uid, needs),
+                argv: jailer_argv(jailer, &program, &own, &id, uid, needs, network),
                 // The group first: the directories are removed when nobody is in them any more.
                 directories: vec![group, own.clone()],
                 root: own.join(name).join(&id).join("root"),
@@ -150,6 +155,7 @@ fn jailer_argv(
     id: &str,
     uid: u32,
     needs: Needs,
+    network: Option<&Network>,
 ) -> Vec<String> {
     let mut argv: Vec<String> =
         ["unshare", "--pid", "--fork", "--kill-child", "--", "sh", "-c", "\"$@\"; exit $?", "sh"]
@@ -169,6 +175,9 @@ fn jailer_argv(
     }
     for limit in [format!("fsize={}", needs.file_bytes + LOG_BYTES), format!("no-file={OPEN_FILES_MAX}")] {
         add(&["--resource-limit", &limit]);
+    }
+    if let Some(network) = network {
+        add(&["--netns", &network.path().display().to_string()]);
     }
     add(&["--"]);
     add(&firecracker_arguments());
@@ -231,7 +240,15 @@ mod tests {
     }
 
     fn planned(confinement: &Confinement, user: User) -> Result<Plan, NoUid> {
-        plan(confinement, "/opt/firecracker".as_ref(), "/data/jails".as_ref(), "my_sh-0-7-1f", user, NEEDS)
+        plan(
+            confinement,
+            "/opt/firecracker".as_ref(),
+            "/data/jails".as_ref(),
+            "my_sh-0-7-1f",
+            user,
+            NEEDS,
+            None,
+        )
     }
 
     #[test]
@@ -262,6 +279,16 @@ mod tests {
         let group = PathBuf::from("/sys/fs/cgroup/hearth/my-sh-0-7-1f");
         assert_eq!(plan.directories, [group, "/data/jails/my_sh-0-7-1f".into()]);
         assert_eq!(plan.root, Path::new("/data/jails/my_sh-0-7-1f/firecracker/my-sh-0-7-1f/root"));
+    }
+
+    #[test]
+    fn a_variant_has_a_name_that_the_jailer_takes() {
+        let jail = Confinement::Jailer(jailer());
+        let unique = format!("{}-0-7-1f", crate::net::with_card("my_sh"));
+        let argv =
+            plan(&jail, "/opt/firecracker".as_ref(), "/j".as_ref(), &unique, User::Cid(7), NEEDS, None);
+        let words = argv.unwrap().argv.join(" ");
+        assert!(words.contains("--id my-sh-net-0-7-1f "), "{words}");
     }
 
     #[test]

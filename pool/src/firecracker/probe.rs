@@ -27,13 +27,14 @@ pub async fn probe_kvm(
         return Ok(known);
     }
     progress.report("probe", &format!("booting a guest by Firecracker, at most {PROBE_LIMIT:?}"));
-    let answer = match boot(&BootRequest { config, guard, runtime, image, limit: PROBE_LIMIT }).await {
-        Ok(booted) => {
-            guard.end(&booted.name).await.map_err(io::Error::other)?;
-            KvmAnswer { usable: true, why: "a guest booted and its agent answered".to_owned() }
-        }
-        Err(error) => KvmAnswer { usable: false, why: causes(&error) },
-    };
+    let answer =
+        match boot(&BootRequest { config, guard, runtime, image, limit: PROBE_LIMIT, network: None }).await {
+            Ok(booted) => {
+                guard.end(&booted.name).await.map_err(io::Error::other)?;
+                KvmAnswer { usable: true, why: "a guest booted and its agent answered".to_owned() }
+            }
+            Err(error) => KvmAnswer { usable: false, why: causes(&error) },
+        };
     progress.report("probe", &answer.why);
     remember(&config.data_dir, here, &answer)?;
     Ok(answer)

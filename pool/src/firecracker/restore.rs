@@ -1,13 +1,13 @@
 //! From a snapshot to a VM that runs.
 
-use std::{fs::File, io, time::Duration};
+use std::{fs::File, io, sync::Arc, time::Duration};
 
 use hearth_schemas::manifest::{HypervisorKind, Manifest, Transport};
 use tokio::time::Instant;
 
 use super::{
     Firecracker, FirecrackerVm, LOG,
-    api::{ApiError, DeviceId, Fresh, Limits, MemoryBackend, PartialDrive, SnapshotLoad},
+    api::{ApiError, DeviceId, Fresh, Limits, MemoryBackend, NetworkOverride, PartialDrive, SnapshotLoad},
     place::{API_SOCKET, Needs, Place, Plan, User, plan},
     vsock,
 };
@@ -15,6 +15,7 @@ use crate::{
     guard::{GuardError, OpenVm},
     hypervisor::{RestoreError, RestoreStep, Restored, Slot},
     lease::Identity,
+    net::{Network, network_of},
     snapshot::{MEMORY, ROOT, SCRATCH, STATE, Snapshot},
     vm::{
         clone::{StopOnDrop, clone_file},
@@ -41,6 +42,7 @@ struct Making<'a> {
     name: &'a str,
     place: Place,
     argv: Vec<String>,
+    network: Option<Arc<Network>>,
     steps: Vec<RestoreStep>,
 }
 
@@ -52,9 +54,13 @@ impl Firecracker {
     ) -> Result<Restored<FirecrackerVm>, RestoreError> {
         let snapshot = self.snapshot(&slot.runtime).map_err(|e| RestoreError::Snapshot(e.to_string()))?;
         serves(&snapshot.manifest)?;
+        let (network, network_took) = network_of(&snapshot, self.networks.as_deref()).await?;
         let begun = Instant::now();
         let unique = unique_name(slot, identity);
-        let plan = self.plan(&unique, identity, &snapshot.manifest)?;
+        let plan = self.plan(&unique, identity, &snapshot.manifest, network.as_deref())?;
+        if let (Some(network), Some(owner)) = (&network, plan.owner) {
+            network.give(owner)?;
+        }
         let name = slot.to_string();
         let open =
             OpenVm { vm: name.clone(), directory: unique, cid: identity.cid, also: plan.directories.clone() };
@@ -66,7 +72,8 @@ impl Firecracker {
             name: &name,
             place,
             argv: plan.argv,
-            steps: Vec::new(),
+            network,
+            steps: network_took.into_iter().collect(),
         };
         making.step("open", begun);
         let ended = |how| RestoreError::Vmm(format!("{how}; {}", log_tail(&opened.directory.join(LOG))));
@@ -74,12 +81,22 @@ impl Firecracker {
             made = making.make() => made?,
             how = self.guard.exited(&name) => return Err(ended(how)),
         }
-        let Making { place, steps, .. } = making;
+        let Making { place, network, steps, .. } = making;
         let named = snapshot.manifest.inputs_sha256.clone();
-        Ok(Restored { vm: FirecrackerVm { name, place, _snapshot: snapshot }, snapshot: named, steps })
+        Ok(Restored {
+            vm: FirecrackerVm { name, place, network, _snapshot: snapshot },
+            snapshot: named,
+            steps,
+        })
     }
 
-    fn plan(&self, unique: &str, identity: &Identity, manifest: &Manifest) -> Result<Plan, RestoreError> {
+    fn plan(
+        &self,
+        unique: &str,
+        identity: &Identity,
+        manifest: &Manifest,
+        network: Option<&Network>,
+    ) -> Result<Plan, RestoreError> {
         let machine = &manifest.machine;
         let needs = Needs {
             vcpus: machine.vcpus,
@@ -94,6 +111,7 @@ impl Firecracker {
             unique,
             User::Cid(identity.cid),
             needs,
+            network,
         )
         .map_err(|error| RestoreError::Vmm(error.to_string()))
     }
@@ -121,7 +139,7 @@ impl Making<'_> {
 
         let begun = Instant::now();
         let held = fresh.features().vsock_held;
-        let mut loaded = fresh.load(snapshot_load()).await.map_err(vmm)?;
+        let mut loaded = fresh.load(snapshot_load(self.network.as_deref())).await.map_err(vmm)?;
         if let Some(rate_limiter) = self.firecracker.config.scratch_rate {
             let drive = PartialDrive {
                 drive_id: DeviceId::SCRATCH,
@@ -192,12 +210,17 @@ fn last_descendant(pid: u32) -> io::Result<u32> {
 }
 
 /// Paths are relative to the VM's own root, in the snapshot's state as here.
-fn snapshot_load() -> SnapshotLoad {
+fn snapshot_load(network: Option<&Network>) -> SnapshotLoad {
+    // The snapshot remembers the TAP of the bake.
+    let card = |network: &Network| NetworkOverride {
+        iface_id: DeviceId::CARD,
+        host_dev_name: network.tap().to_owned(),
+    };
     SnapshotLoad {
         snapshot_path: STATE.to_owned(),
         mem_backend: MemoryBackend::File(MEMORY.to_owned()),
         resume_vm: false,
-        network_overrides: Vec::new(),
+        network_overrides: network.map(card).into_iter().collect(),
         vsock_override: None,
     }
 }

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What the guest uses of a stock Debian cloud kernel. There is no modprobe in the initramfs, so what the kernel would ask it
 /// for is here too: `crc32c_generic` for ext4's checksums, `quota_v2` for the scratch disk's quota files.
 /// Never `vsock_loopback`: with it an unprivileged process of the guest reaches the agent as a local peer.
-pub(super) const WANTED: [&str; 9] = [
+pub(super) const WANTED: [&str; 10] = [
     "virtio_pci",
     "virtio_mmio",
     "virtio_blk",
+    "virtio_net",
     "virtio_rng",
     "vmw_vsock_virtio_transport",
     "crc32c_generic",

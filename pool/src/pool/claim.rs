@@ -1,6 +1,14 @@
 //! One job's exclusive use of one warm VM.
 
-use std::{convert::Infallible, error::Error, fmt, fmt::Write as _, io, time::Duration};
+use std::{
+    convert::Infallible,
+    error::Error,
+    fmt,
+    fmt::Write as _,
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -11,6 +19,7 @@ use crate::{
         LiveError, LiveReader,
         door::{self, LIVE_LIMIT, Nonce},
     },
+    net::{Network, NetworkError, Policy},
     session::Session,
 };
 
@@ -113,16 +122,20 @@ pub struct Claim {
     pub(super) outcome: Outcome,
     lost: watch::Receiver<Option<Loss>>,
     asks: mpsc::Sender<AskLive>,
+    /// Gone when the VM is.
+    network: Weak<Network>,
     /// The slot's task sees this go.
     _over: oneshot::Sender<Infallible>,
 }
 
 impl Claim {
-    pub(super) fn new(session: Session, vm: ClaimedVm) -> (Self, Behind) {
+    pub(super) fn new(session: Session, vm: ClaimedVm, network: Option<&Arc<Network>>) -> (Self, Behind) {
+        let network = network.map(Arc::downgrade).unwrap_or_default();
         let (lose, lost) = watch::channel(None);
         let (_over, over) = oneshot::channel();
         let (asks, asked) = mpsc::channel(1);
-        let claim = Self { session, vm, waited: Duration::ZERO, outcome: Outcome::Hit, lost, asks, _over };
+        let (waited, outcome) = (Duration::ZERO, Outcome::Hit);
+        let claim = Self { session, vm, waited, outcome, lost, asks, network, _over };
         (claim, Behind { over, lose, asked })
     }
 
@@ -167,6 +180,15 @@ impl Claim {
         let door = door.await.map_err(|_| LiveError::Over)?.map_err(LiveError::Listen)?;
         self.session.open_live(LIVE_LIMIT).await?;
         door.await.map_err(|_| LiveError::Nobody)
+    }
+
+    /// Lets the VM reach what the policy says: until then it reaches nothing. Not cancel safe: drop the claim.
+    ///
+    /// # Errors
+    /// The VM has no network card, is gone, or the host refuses the rules.
+    pub async fn allow(&self, policy: Policy) -> Result<(), NetworkError> {
+        let network = self.network.upgrade().ok_or(NetworkError::Gone)?;
+        network.allow(policy).await
     }
 
     /// Ends the claim. The VM is destroyed in the background, as when the claim is dropped.

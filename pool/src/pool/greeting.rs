@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use bytes::Bytes;
 use hearth_schemas::{
-    guest::messages::{Exited, Identity as WakeIdentity, Wake, Woken},
+    guest::messages::{Exited, Identity as WakeIdentity, Network as WakeNetwork, Wake, Woken},
     limits::{WAKE_ENTROPY_MIN_BYTES, WAKE_NONCE_BYTES},
 };
 use rand::{TryRng, rngs::SysRng};
@@ -14,6 +14,7 @@ use super::config::StepLimits;
 use crate::{
     hypervisor::{Hypervisor, RestoreStep},
     lease::Identity,
+    net::{GATEWAY, GUEST, PREFIX_BITS},
     session::{Command, Session, SessionError},
 };
 
@@ -38,6 +39,8 @@ pub(crate) enum GreetError {
     Entropy(#[source] rand::rngs::SysError),
     #[error("the agent says that it was woken before: the snapshot was taken too late")]
     AlreadyAwake,
+    #[error("the agent in the snapshot knows of no networks: bake the runtime again")]
+    NoNetwork,
     #[error("the wake is not confirmed")]
     Unconfirmed(#[from] Unconfirmed),
     #[error("the warm-up ended with {0}")]
@@ -59,6 +62,8 @@ pub(crate) enum Unconfirmed {
     Identity,
     #[error("the clock was stepped by {0} s")]
     Clock(i64),
+    #[error("the network card is not set up as it was told")]
+    Network,
 }
 
 /// A VM whose agent has confirmed its wake.
@@ -86,7 +91,12 @@ pub(crate) async fn greet<H: Hypervisor>(
     }
     steps.done("hello");
     let nonce = entropy()?;
-    let wake = wake(identity, entropy::<ENTROPY_BYTES>()?, nonce);
+    let has_network = hypervisor.network(vm).is_some();
+    if has_network && !session.hello().network {
+        return Err(GreetError::NoNetwork);
+    }
+    let network = has_network.then(network);
+    let wake = Wake { network, ..wake(identity, entropy::<ENTROPY_BYTES>()?, nonce) };
     let woken = session.wake(wake.clone(), limits.wake).await.map_err(at("wake"))?;
     confirm(&wake, &woken)?;
     steps.done("wake");
@@ -105,6 +115,13 @@ fn at(step: &'static str) -> impl Fn(SessionError) -> GreetError {
     move |source| GreetError::Session { step, source }
 }
 
+/// What every VM with a card is told of its network: from inside, all of them look the same.
+fn network() -> WakeNetwork {
+    let gateway = u32::from(GATEWAY);
+    let (address, prefix_bits) = (u32::from(GUEST), u32::from(PREFIX_BITS));
+    WakeNetwork { address, prefix_bits, gateway, resolver: gateway }
+}
+
 /// What a VM is told so that it becomes its own machine.
 fn wake(identity: &Identity, entropy: [u8; ENTROPY_BYTES], nonce: [u8; WAKE_NONCE_BYTES]) -> Wake {
     let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
@@ -114,6 +131,7 @@ fn wake(identity: &Identity, entropy: [u8; ENTROPY_BYTES], nonce: [u8; WAKE_NONC
         hostname: format!("hearth-{}-{}", identity.cid, identity.token),
         identity: Some(WakeIdentity { cid: identity.cid, port: identity.port.into(), token: identity.token }),
         nonce: nonce.to_vec(),
+        network: None,
     }
 }
 
@@ -130,6 +148,9 @@ fn confirm(wake: &Wake, woken: &Woken) -> Result<(), Unconfirmed> {
     }
     if woken.identity.is_none() || woken.identity != wake.identity {
         return Err(Unconfirmed::Identity);
+    }
+    if woken.network != wake.network {
+        return Err(Unconfirmed::Network);
     }
     let bound = if woken.clock_step_ns < 0 { CLOCK_BACK_MAX } else { CLOCK_FORWARD_MAX };
     if Duration::from_nanos(woken.clock_step_ns.unsigned_abs()) > bound {
@@ -219,6 +240,7 @@ mod tests {
         assert_eq!(wrong(&|w| w.hostname = "localhost".into()), Unconfirmed::Hostname);
         assert_eq!(wrong(&|w| w.identity = None), Unconfirmed::Identity);
         assert_eq!(wrong(&|w| w.identity.as_mut().unwrap().token -= 1), Unconfirmed::Identity);
+        assert_eq!(wrong(&|w| w.network = Some(network())), Unconfirmed::Network);
         assert_eq!(wrong(&|w| w.clock_step_ns = -2 * day_ns), Unconfirmed::Clock(-2 * 24 * 3600));
         assert!(matches!(wrong(&|w| w.clock_step_ns = i64::MAX), Unconfirmed::Clock(_)));
         assert!(matches!(wrong(&|w| w.clock_step_ns = i64::MIN), Unconfirmed::Clock(_)));

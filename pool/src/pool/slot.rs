@@ -287,7 +287,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
         let (slot, identity) = (self.slot.clone(), *lease.identity());
         let claimed = ClaimedVm { slot, identity, snapshot, steps, age: since.elapsed(), nonce };
         let traffic = session.traffic().clone();
-        let (claim, mut behind) = Claim::new(session, claimed);
+        let (claim, mut behind) = Claim::new(session, claimed, self.parts.hypervisor.network(&vm));
         if let Some(place) = &mut self.place {
             place.leaves();
         }

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use hearth_schemas::manifest::Accelerator;
 
+use crate::net::{CARD, CARD_MAC};
+
 /// Where a plugged vsock goes on the PCI bus. Fixed, so that a guest sees the same machine every time.
 pub const VSOCK_ADDR: &str = "0x6";
 
@@ -26,6 +28,8 @@ pub struct MachineSpec<'a> {
     pub scratch: &'a Path,
     /// Socket on which somebody waits for QEMU's machine protocol.
     pub qmp: &'a Path,
+    /// The TAP of its network card, in the namespace that QEMU is started in.
+    pub tap: Option<&'a str>,
 }
 
 /// What a start is for.
@@ -52,6 +56,7 @@ pub enum Start<'a> {
 pub fn arguments(machine: &MachineSpec<'_>, start: &Start<'_>) -> Vec<String> {
     let mut arguments = machine_arguments(machine);
     arguments.extend(disk_arguments(machine));
+    arguments.extend(machine.tap.map(card_arguments).into_iter().flatten());
     match start {
         Start::Boot { kernel, initramfs, command_line, console, channel } => arguments.extend([
             "-kernel".to_owned(),
@@ -121,6 +126,16 @@ fn disk_arguments(machine: &MachineSpec<'_>) -> [String; 8] {
     ]
 }
 
+/// A card without a ROM to boot from, which is no part of every package of QEMU.
+fn card_arguments(tap: &str) -> [String; 4] {
+    [
+        "-netdev".to_owned(),
+        format!("tap,id=tap,ifname={tap},script=no,downscript=no"),
+        "-device".to_owned(),
+        format!("virtio-net-pci,netdev=tap,id={CARD},mac={CARD_MAC},addr=0x7,romfile="),
+    ]
+}
+
 /// A path inside an option: QEMU takes a comma for the end unless it is doubled (qemu(1), option syntax).
 fn value(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
@@ -140,6 +155,7 @@ mod tests {
             root: Path::new("/root.img"),
             scratch: Path::new("scratch"),
             qmp: Path::new("qmp"),
+            tap: None,
         }
     }
 
@@ -156,5 +172,13 @@ mod tests {
         assert!(line.contains("id=root,format=raw,readonly=on"));
         assert!(line.contains("-nodefaults") && !line.contains("net") && !line.contains("-kernel"));
         assert!(line.contains("-incoming defer") && !line.contains("file,id=console"));
+    }
+
+    #[test]
+    fn a_card_is_the_same_for_bake_and_restore_but_for_its_tap() {
+        let line =
+            |tap| arguments(&MachineSpec { tap: Some(tap), ..machine(false) }, &Start::Incoming).join(" ");
+        assert_eq!(line("hth1").replace("hth1", "hth2"), line("hth2"));
+        assert!(line("hth1").contains("tap,id=tap,ifname=hth1,script=no,downscript=no"));
     }
 }

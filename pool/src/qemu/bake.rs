@@ -19,6 +19,7 @@ use super::{
 use crate::{
     guard::{Guard, GuardError},
     image::{Image, Progress},
+    net::Network,
     runtime::Runtime,
     session::SessionError,
     snapshot::{Baked, Draft, HostFacts, MEMORY, PublishError, STATE, SnapshotStore, Verification},
@@ -102,6 +103,8 @@ pub struct BakeRequest<'a> {
     pub runtime: &'a Runtime,
     /// What it boots from.
     pub image: &'a Image,
+    /// Where its card is attached meanwhile, for a snapshot with one; the runtime's name then says so.
+    pub network: Option<&'a Network>,
     /// Bake even if nothing has changed.
     pub again: bool,
 }
@@ -131,6 +134,7 @@ pub async fn bake_snapshot(request: &BakeRequest<'_>, progress: &dyn Progress) -
         runtime: request.runtime,
         image: request.image,
         limit: BOOT_LIMIT,
+        network: request.network,
     };
     let booted = boot(&boot_request).await;
     let mut booted = booted.map_err(|source| BakeError::Boot { runtime: runtime.clone(), source })?;

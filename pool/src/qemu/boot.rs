@@ -23,6 +23,7 @@ use super::{
 use crate::{
     guard::{Guard, GuardError, OpenVm},
     image::Image,
+    net::Network,
     runtime::Runtime,
     session::{Session, SessionError},
     vm::{
@@ -105,6 +106,8 @@ pub(super) struct BootRequest<'a> {
     pub image: &'a Image,
     /// How long the agent may take.
     pub limit: Duration,
+    /// Where its card is attached, if it is to have one.
+    pub network: Option<&'a Network>,
 }
 
 /// A booted VM and a session with its agent. [`Booted::end`] ends it; dropped without that, it lives until its guard
@@ -213,6 +216,7 @@ async fn start_qemu(
         root: &request.image.root.path,
         scratch,
         qmp: Path::new("qmp"),
+        tap: request.network.map(Network::tap),
     };
     let start = Start::Boot {
         kernel: &request.image.kernel.path,
@@ -222,7 +226,8 @@ async fn start_qemu(
         channel: Path::new("channel"),
     };
     let listener = UnixListener::bind(directory.join("qmp")).map_err(host("listen for QMP"))?;
-    let mut argv = vec![request.qemu.display().to_string()];
+    let mut argv = request.network.map(Network::entered).unwrap_or_default();
+    argv.push(request.qemu.display().to_string());
     argv.extend(arguments(&machine, &start));
     request.guard.spawn(name, argv, QEMU_LOG).await?;
     let accepted = timeout(STEP_LIMIT, listener.accept()).await;

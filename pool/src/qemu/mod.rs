@@ -30,6 +30,7 @@ use crate::{
     guard::{Guard, GuardError},
     hypervisor::{DestroyError, Hypervisor, RestoreError, Restored, Slot},
     lease::Identity,
+    net::{Network, Networks, remove_network},
     snapshot::{HostFacts, Snapshot, SnapshotError, SnapshotStore, Verification},
     vm::directory::clear_without_guard,
 };
@@ -64,6 +65,7 @@ pub struct Qemu {
     guard: Guard,
     memory: MemoryPlace,
     store: SnapshotStore,
+    networks: Option<Arc<Networks>>,
     /// The snapshot of each runtime that was restored last. Held in use, so that no bake removes it.
     snapshots: Mutex<BTreeMap<String, Arc<Snapshot>>>,
 }
@@ -74,6 +76,7 @@ pub struct QemuVm {
     /// What the guard calls it.
     name: String,
     vsock: Vsock,
+    network: Option<Arc<Network>>,
     _snapshot: Arc<Snapshot>,
 }
 
@@ -85,10 +88,16 @@ impl Qemu {
             memory: MemoryPlace::best(&config.memory_dir),
             store: SnapshotStore::new(&config.data_dir),
             snapshots: Mutex::default(),
+            networks: None,
             config,
             here,
             guard,
         }
+    }
+
+    /// The same, with networks for VMs that have a card.
+    pub fn with_networks(self, networks: Option<Arc<Networks>>) -> Self {
+        Self { networks, ..self }
     }
 
     /// The runtime's snapshot of now: a bake may have made another since the last restore. Blocks for a short time.
@@ -132,6 +141,10 @@ impl Hypervisor for Qemu {
         self.transport.as_str()
     }
 
+    fn network<'a>(&self, vm: &'a QemuVm) -> Option<&'a Arc<Network>> {
+        vm.network.as_ref()
+    }
+
     fn listen(&self, vm: &QemuVm, port: u16) -> io::Result<Listener> {
         vm.vsock.listen(port)
     }
@@ -149,7 +162,10 @@ impl Hypervisor for Qemu {
             Err(error) => Err(DestroyError { slot: slot.clone(), what: error.to_string() }),
             Ok(()) => Ok(()),
         };
-        drop(vm);
-        outcome
+        outcome?;
+        match vm.and_then(|vm| vm.network) {
+            Some(network) => remove_network(&network, slot).await,
+            None => Ok(()),
+        }
     }
 }

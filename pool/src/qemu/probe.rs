@@ -40,6 +40,7 @@ pub async fn probe_kvm(
         runtime,
         image,
         limit: PROBE_LIMIT,
+        network: None,
     };
     let answer = match boot(&request).await {
         Ok(booted) => {

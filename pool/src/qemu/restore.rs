@@ -25,6 +25,7 @@ use crate::{
     guard::{GuardError, OpenVm},
     hypervisor::{RestoreError, RestoreStep, Restored, Slot},
     lease::Identity,
+    net::{Network, network_of},
     snapshot::Snapshot,
     vm::{directory::unique_name, hybrid_vsock::port_socket, log::log_tail},
 };
@@ -46,6 +47,7 @@ struct Making<'a> {
     directory: PathBuf,
     scratch: PathBuf,
     memory: MemoryFile,
+    network: Option<Arc<Network>>,
     steps: Vec<RestoreStep>,
 }
 
@@ -76,9 +78,9 @@ impl Qemu {
             },
             Err(error) => return Err(error),
         };
-        let Making { snapshot, name, steps, .. } = making;
+        let Making { snapshot, name, network, steps, .. } = making;
         let named = snapshot.manifest.inputs_sha256.clone();
-        Ok(Restored { vm: QemuVm { name, vsock, _snapshot: snapshot }, snapshot: named, steps })
+        Ok(Restored { vm: QemuVm { name, vsock, network, _snapshot: snapshot }, snapshot: named, steps })
     }
 
     /// The lock, the directories, and the files as large as they will be.
@@ -88,6 +90,7 @@ impl Qemu {
         identity: &Identity,
         snapshot: Arc<Snapshot>,
     ) -> Result<Making<'_>, RestoreError> {
+        let (network, network_took) = network_of(&snapshot, self.networks.as_deref()).await?;
         let begun = Instant::now();
         let unique = unique_name(slot, identity);
         let scratch_directory = self.config.scratch_dir.join(&unique);
@@ -107,7 +110,8 @@ impl Qemu {
             directory: opened.directory,
             scratch: scratch_directory.join("scratch.img"),
             memory,
-            steps: Vec::new(),
+            network,
+            steps: network_took.into_iter().collect(),
         };
         making.step("open", begun);
         Ok(making)

@@ -17,6 +17,7 @@ use hearth_pool::{
     hypervisor::{Hypervisor, Restored, Slot},
     image::{self, Image, ImageRequest, Progress},
     lease::Identity,
+    net::{GATEWAY, GUEST, Network, PREFIX_BITS, with_card},
     runtime::{Runtime, Runtimes},
     session::{Channel, Command, Session},
     snapshot::{Baked, HostFacts, Verification},
@@ -194,6 +195,22 @@ impl Rig {
             here: &self.here,
             runtime: &self.runtime,
             image: &self.image,
+            network: None,
+            again: false,
+        };
+        bake_snapshot(&request, &Print).await.unwrap()
+    }
+
+    /// Bakes the variant with a network card, which is attached to this network meanwhile.
+    pub async fn bake_with_card(&self, network: &Network) -> Baked {
+        let runtime = Runtime { name: with_card(&self.runtime.name), ..self.runtime.clone() };
+        let request = BakeRequest {
+            config: &self.config,
+            guard: &self.guard,
+            here: &self.here,
+            runtime: &runtime,
+            image: &self.image,
+            network: Some(network),
             again: false,
         };
         bake_snapshot(&request, &Print).await.unwrap()
@@ -235,8 +252,17 @@ impl Rig {
 
     /// What Firecracker says of a load in a directory that has a vsock socket already.
     pub async fn load_beside_a_stale_socket(&self) -> String {
+        self.load_by_hand("bash", true).await
+    }
+
+    /// What Firecracker says of a load where the card's TAP is not.
+    pub async fn load_without_tap(&self) -> String {
+        self.load_by_hand(&with_card("bash"), false).await
+    }
+
+    async fn load_by_hand(&self, runtime: &str, stale_socket: bool) -> String {
         let directory = tempfile::tempdir().unwrap();
-        let snapshot = self.config.store().current("bash", &self.here, Verification::Size).unwrap();
+        let snapshot = self.config.store().current(runtime, &self.here, Verification::Size).unwrap();
         for (from, to) in [
             (snapshot.root(), "root.img"),
             (snapshot.scratch(), "scratch.img"),
@@ -245,8 +271,13 @@ impl Rig {
         ] {
             std::os::unix::fs::symlink(from, directory.path().join(to)).unwrap();
         }
-        drop(std::os::unix::net::UnixListener::bind(directory.path().join("vsock.sock")).unwrap());
-        let mut child = tokio::process::Command::new(&self.config.firecracker)
+        if stale_socket {
+            drop(std::os::unix::net::UnixListener::bind(directory.path().join("vsock.sock")).unwrap());
+        }
+        // In its jail it could not make a TAP either.
+        let mut child = tokio::process::Command::new("setpriv")
+            .arg("--bounding-set=-net_admin")
+            .arg(&self.config.firecracker)
             .args(["--api-sock", "api.sock"])
             .current_dir(directory.path())
             .kill_on_drop(true)
@@ -294,6 +325,12 @@ pub async fn connect(firecracker: &Firecracker, vm: &FirecrackerVm) -> Session {
 pub async fn wake(firecracker: &Firecracker, vm: &FirecrackerVm, nth: u32) -> Session {
     let session = connect(firecracker, vm).await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let network = firecracker.network(vm).map(|_| messages::Network {
+        address: GUEST.into(),
+        prefix_bits: PREFIX_BITS.into(),
+        gateway: GATEWAY.into(),
+        resolver: GATEWAY.into(),
+    });
     let identity = identity(nth);
     let mut entropy = vec![0; ENTROPY_BYTES];
     rand::fill(&mut entropy[..]);
@@ -307,8 +344,10 @@ pub async fn wake(firecracker: &Firecracker, vm: &FirecrackerVm, nth: u32) -> Se
             token: identity.token,
         }),
         nonce: vec![7; 32],
+        network: network.clone(),
     };
     let woken = session.wake(wake, LIMIT).await.unwrap();
+    assert_eq!(woken.network, network);
     assert!(woken.reseeded && woken.entropy_bytes as usize == ENTROPY_BYTES, "{woken:?}");
     assert_eq!(woken.hostname, format!("clone-{nth}"));
     assert!(woken.scratch_bytes > 0);
@@ -317,13 +356,18 @@ pub async fn wake(firecracker: &Firecracker, vm: &FirecrackerVm, nth: u32) -> Se
 
 /// Runs a script and returns what it wrote to stdout.
 pub async fn run_as(session: &Session, user: User, script: &str) -> Result<String, String> {
+    run_with(session, user, false, script).await
+}
+
+/// The same, with IP or without.
+pub async fn run_with(session: &Session, user: User, ip: bool, script: &str) -> Result<String, String> {
     let command = Command {
         argv: ["bash", "-c", script].map(str::to_owned).to_vec(),
         env: [("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())].into(),
         cwd: String::new(),
         limits: ExecLimits { wall_ms: Some(600_000), ..ExecLimits::default() },
         user,
-        ip: false,
+        ip,
         fresh: false,
     };
     let running = session.exec(command, false).await.map_err(|error| format!("{error:?}"))?;

@@ -61,6 +61,9 @@ pub struct HelloReply {
     /// Whether this agent knows [`Exec::inline`].
     #[prost(bool, tag = "50")]
     pub inline: bool,
+    /// Whether this agent can set up a network card in its wake. An older one would leave it down.
+    #[prost(bool, tag = "60")]
+    pub network: bool,
 }
 
 /// Host to agent: the first message of a stream, which says what the stream is for.
@@ -219,6 +222,26 @@ pub struct Wake {
     /// What opens a live connection to the host's port.
     #[prost(bytes = "vec", tag = "5")]
     pub nonce: Vec<u8>,
+    /// What its network card is set to. Absent: it has none, or it stays down. Only where the hello says `network`.
+    #[prost(message, optional, tag = "20")]
+    pub network: Option<Network>,
+}
+
+/// How a VM is part of a network. IPv4 addresses are numbers, the first byte highest.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Network {
+    /// The card's own address.
+    #[prost(fixed32, tag = "1")]
+    pub address: u32,
+    /// Bits of it that are the network's: 1 to 30.
+    #[prost(uint32, tag = "2")]
+    pub prefix_bits: u32,
+    /// The router for everything else.
+    #[prost(fixed32, tag = "3")]
+    pub gateway: u32,
+    /// Who resolves names.
+    #[prost(fixed32, tag = "4")]
+    pub resolver: u32,
 }
 
 /// What a VM may call itself.
@@ -259,6 +282,9 @@ pub struct Woken {
     /// The machine-id that processes in the guest now read, 32 hex digits.
     #[prost(string, tag = "7")]
     pub machine_id: String,
+    /// What the network card is now set to.
+    #[prost(message, optional, tag = "20")]
+    pub network: Option<Network>,
 }
 
 /// Asks for a snapshot-ready state.

@@ -15,7 +15,7 @@ pub use parse::{ParseError, Probe, is_name, parse, probe};
 pub use stages::{CaseRequest, Checker, Expect, FloatTolerance, Match, StageRequest};
 
 use crate::limits::{
-    FILES_MAX, OPEN_FILES_MAX, OPEN_FILES_MIN, OUTPUT_GLOBS_MAX, PATH_MAX_BYTES, STAGES_MAX,
+    DESTINATIONS_MAX, FILES_MAX, OPEN_FILES_MAX, OPEN_FILES_MIN, OUTPUT_GLOBS_MAX, PATH_MAX_BYTES, STAGES_MAX,
 };
 
 /// The only version of the job request that exists.
@@ -182,8 +182,9 @@ pub enum NetworkRequest {
     /// Nothing: the job has no network.
     #[default]
     None,
-    /// These destinations only, as `host:port` or `address/prefix:port`. Not yet supported: refused.
-    Allow(Vec<String>),
+    /// These destinations only, by TCP: `name:port`, `address:port` or `address/prefix:port`, IPv4. Only where the operator
+    /// offers VMs of the runtime with a network.
+    Allow(#[schemars(length(min = 1, max = DESTINATIONS_MAX))] Vec<String>),
 }
 
 impl NetworkRequest {

@@ -6,9 +6,9 @@ use hearth_schemas::guest::{
     live::LiveLost,
     messages::{
         Exec, ExecLimits, Exited, Fault, FaultKind, Get, GetDone, GetEntry, GetEntryEnd, Given, Hello,
-        HelloReply, Identity, Kill, LimitHit, Live, LiveOpened, Output, Ping, Pong, Put, PutDone, PutEntry,
-        PutEntryEnd, PutItem, Quiesce, Quiesced, Reply, Request, Shutdown, ShuttingDown, SkipReason, Skipped,
-        Started, Usage, User, Wake, Woken, put_item, reply, request,
+        HelloReply, Identity, Kill, LimitHit, Live, LiveOpened, Network, Output, Ping, Pong, Put, PutDone,
+        PutEntry, PutEntryEnd, PutItem, Quiesce, Quiesced, Reply, Request, Shutdown, ShuttingDown,
+        SkipReason, Skipped, Started, Usage, User, Wake, Woken, put_item, reply, request,
     },
 };
 
@@ -57,6 +57,7 @@ pub fn greeting_and_waking(golden: &mut Golden) {
     golden.message("hello-reply-live", &HelloReply { live: true, ..hello.clone() });
     let able = HelloReply { file_limits: true, ip: true, ..hello.clone() };
     golden.message("hello-reply-file-limits", &able);
+    golden.message("hello-reply-network", &HelloReply { network: true, ..hello.clone() });
     golden.message("hello-reply-fresh-copy", &HelloReply { fresh_copy: true, ..hello });
     request(golden, "ping", request::Body::Ping(Ping {}));
     reply(golden, "pong", reply::Body::Pong(Pong { monotonic_ns: 1_234_567_890_123 }));
@@ -67,8 +68,12 @@ pub fn greeting_and_waking(golden: &mut Golden) {
         hostname: "hearth-7".into(),
         identity: identity.clone(),
         nonce: vec![9; 32],
+        network: None,
     };
-    request(golden, "wake", request::Body::Wake(wake));
+    request(golden, "wake", request::Body::Wake(wake.clone()));
+    let network =
+        Some(Network { address: 0xc000_0002, prefix_bits: 30, gateway: 0xc000_0001, resolver: 0xc000_0001 });
+    request(golden, "wake-network", request::Body::Wake(Wake { network: network.clone(), ..wake }));
     let woken = Woken {
         entropy_bytes: 64,
         reseeded: true,
@@ -77,8 +82,10 @@ pub fn greeting_and_waking(golden: &mut Golden) {
         identity,
         scratch_bytes: 510_873_600,
         machine_id: "841363cf601644c5a151ab8b40029ecb".into(),
+        network: None,
     };
-    reply(golden, "woken", reply::Body::Woken(woken));
+    reply(golden, "woken", reply::Body::Woken(woken.clone()));
+    reply(golden, "woken-network", reply::Body::Woken(Woken { network, ..woken }));
     request(golden, "quiesce", request::Body::Quiesce(Quiesce {}));
     reply(golden, "quiesced", reply::Body::Quiesced(Quiesced {}));
     request(golden, "shutdown", request::Body::Shutdown(Shutdown {}));

@@ -17,9 +17,12 @@ mod examples;
 mod isolation;
 mod limits;
 mod live;
+mod network;
 mod objects;
 mod readme;
 mod service;
+#[path = "../../../pool/tests/world/mod.rs"]
+mod world;
 
 use std::sync::OnceLock;
 

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use hearth_pool::{
     guard::GuardCommand,
     kvm::known_kvm,
+    net::NetworkConfig,
     pool::{
         Config, RuntimeSlots,
         events::{Event, Farewell},
@@ -122,6 +123,7 @@ impl Worker {
             guard: GuardCommand { program: machine.hearth.clone(), arguments: vec!["guard".into()] },
             worker: format!("tests-{}", std::process::id()),
             facts,
+            network: NetworkConfig::new(Vec::new()),
         })
     }
 

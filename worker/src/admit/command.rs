@@ -61,6 +61,7 @@ pub(super) fn stage(index: usize, request: StageRequest, limits: Limits) -> Resu
     }
     let cases = cases::cases(request.cases, index, &request.argv, &env, &stdin)?;
     Ok(Stage {
+        ip: false,
         name: request.name,
         argv: request.argv,
         env,

@@ -7,6 +7,7 @@ mod command;
 mod digest;
 mod files;
 mod limits;
+mod network;
 mod objects;
 mod terms;
 
@@ -27,7 +28,9 @@ pub use files::{Content, JobFile};
 pub use limits::Limits;
 pub use objects::{EVERY_TENANT, ObjectInput, ObjectTerms};
 pub(crate) use objects::{hex, unhex};
-pub use terms::{Bound, LimitTerms, Offer, Producer, Terms};
+pub use terms::{Bound, LimitTerms, NetworkTerms, Offer, Producer, Terms};
+
+use hearth_pool::net::Policy;
 
 use crate::ledger::JobKey;
 
@@ -41,6 +44,8 @@ pub struct Job {
     pub digest: String,
     /// The runtime, one that is offered.
     pub runtime: String,
+    /// What it may reach, if anything.
+    pub network: Option<Policy>,
     /// How urgent it is.
     pub lane: Lane,
     /// When an unfinished job expires, counted from the message's timestamp or intake.
@@ -55,6 +60,13 @@ pub struct Job {
     pub stream: bool,
     /// Echoed in the result.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Job {
+    /// Which VMs it runs in, as the pool and the queues call them.
+    pub fn pool_key(&self) -> String {
+        network::pool_key(&self.runtime, self.network.as_ref())
+    }
 }
 
 /// One command of a job.
@@ -78,6 +90,8 @@ pub struct Stage {
     pub cases: Vec<Case>,
     /// Whether the first case that is not accepted ends the stage.
     pub stop_on_failure: bool,
+    /// Whether it may use IP.
+    pub ip: bool,
 }
 
 /// Admits a request, or says why not.
@@ -89,13 +103,15 @@ pub fn admit(mut request: JobRequest, terms: &Terms, producer: &Producer<'_>) ->
     let key = key(&mut request, producer)?;
     // Whether somebody watches does not make it another job.
     let stream = std::mem::take(&mut request.stream);
-    let offer = offer(&request.runtime, terms)?;
+    let network = network::policy(&request.network, &terms.network)?;
+    let offer = offer(&request.runtime, network.as_ref(), terms)?;
     let digest = digest::digest(&request)?;
     outputs(&request.outputs)?;
     let deadline = deadline(request.deadline_ms, terms)?;
     metadata(&request.metadata)?;
     let written = code::written_out(&mut request, offer)?;
-    let stages = stages(written.stages, &request, offer, terms)?;
+    let mut stages = stages(written.stages, &request, offer, terms)?;
+    stages.iter_mut().for_each(|stage| stage.ip = network.is_some());
     let objects = (&terms.objects, key.tenant.as_str());
     let files = files::files(written.files, request.code.is_some(), objects)?;
     files::room(&files, &stages, &terms.objects)?;
@@ -103,6 +119,7 @@ pub fn admit(mut request: JobRequest, terms: &Terms, producer: &Producer<'_>) ->
         key,
         digest,
         runtime: request.runtime,
+        network,
         lane: request.lane.unwrap_or_default(),
         deadline,
         files,
@@ -137,9 +154,6 @@ fn supported(request: &JobRequest) -> Result<(), Refusal> {
     if request.checkpoint.is_some() {
         return Err(not_supported("checkpoint", "leave it out"));
     }
-    if !request.network.is_none() {
-        return Err(not_supported("network", "allowed is \"none\""));
-    }
     Ok(())
 }
 
@@ -165,10 +179,14 @@ fn name(field: impl Into<String>, name: &str) -> Result<(), Refusal> {
     Err(invalid(field, format!("{shown:?} is not a name; allowed are 1 to 64 of A-Z, a-z, 0-9, `_` and `-`")))
 }
 
-fn offer<'a>(runtime: &str, terms: &'a Terms) -> Result<&'a Offer, Refusal> {
+fn offer<'a>(runtime: &str, policy: Option<&Policy>, terms: &'a Terms) -> Result<&'a Offer, Refusal> {
     name("runtime", runtime)?;
-    terms.runtimes.get(runtime).ok_or_else(|| {
-        let known: Vec<&str> = terms.runtimes.keys().map(String::as_str).collect();
+    terms.runtimes.get(&network::pool_key(runtime, policy)).ok_or_else(|| {
+        if policy.is_some() && terms.runtimes.contains_key(runtime) {
+            return network::not_offered(runtime);
+        }
+        let known: Vec<&str> =
+            terms.runtimes.keys().map(String::as_str).filter(|known| is_name(known)).collect();
         let known = if known.is_empty() { "none is baked yet".to_owned() } else { known.join(", ") };
         let message = format!("`{runtime}` is not offered here; allowed: {known}");
         Refusal::new(RefusalCode::UnknownRuntime, "runtime", message)

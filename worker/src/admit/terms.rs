@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use hearth_schemas::manifest::{Entry, Manifest};
+use ipnet::Ipv4Net;
 
 use super::objects::ObjectTerms;
 
 /// Under which terms jobs are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// The runtimes that are offered, by name.
+    /// The runtimes that are offered, by name; those with a network card by [`hearth_pool::net::with_card`] of it.
     pub runtimes: BTreeMap<String, Offer>,
     /// Defaults and bounds of the limits.
     pub limits: LimitTerms,
@@ -19,6 +20,15 @@ pub struct Terms {
     pub deadline_ms: Bound,
     /// Which objects jobs may name.
     pub objects: ObjectTerms,
+    /// What jobs may reach.
+    pub network: NetworkTerms,
+}
+
+/// What jobs may reach beyond the internet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkTerms {
+    /// Private ranges that a job may name.
+    pub private: Vec<Ipv4Net>,
 }
 
 impl Terms {
@@ -30,6 +40,7 @@ impl Terms {
             job_wall_max_ms: 20 * 60 * 1000,
             deadline_ms: Bound { default: 60 * 60 * 1000, max: 24 * 60 * 60 * 1000 },
             objects: ObjectTerms::default(),
+            network: NetworkTerms::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `hearth bake`: from a runtime's file to a snapshot that jobs are restored from.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use hearth_pool::{
@@ -8,6 +8,7 @@ use hearth_pool::{
     guard::Guard,
     image::{self, CommandError, Image, ImageError, ImageRequest},
     kvm::{KvmAnswer, forget_kvm},
+    net::{Network, NetworkError, runtime_of, with_card},
     qemu,
     runtime::{Runtime, Runtimes},
     snapshot::{Baked, HostFacts},
@@ -33,6 +34,7 @@ use crate::config::{Config, Hypervisor};
 #[command(after_help = "Examples:\n  \
     hearth bake python\n  \
     hearth bake --all\n  \
+    hearth bake python+net              for jobs with a network\n  \
     hearth bake python --refresh        with the newest packages and kernel of the mirror\n  \
     hearth bake python --force          another snapshot of the same image")]
 pub struct Arguments {
@@ -67,9 +69,11 @@ struct Report {
 /// Bakes one after another; the first that fails ends it.
 pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
     let runtimes = super::runtimes(config)?;
-    let wanted: Vec<&Runtime> = match arguments.all {
-        true => runtimes.iter().collect(),
-        false => arguments.names.iter().map(|name| find(&runtimes, name)).collect::<Result<_, _>>()?,
+    let wanted: Vec<Wanted<'_>> = match arguments.all {
+        true => runtimes.iter().map(|runtime| Wanted { runtime, card: false }).collect(),
+        false => {
+            arguments.names.iter().map(|name| Wanted::find(&runtimes, name)).collect::<Result<_, _>>()?
+        }
     };
     let agent = config.agent_path().map_err(|error| Failure::from_error(Exit::Config, &error))?;
     let baked = super::block_on(async {
@@ -85,22 +89,43 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
     Ok(Exit::Accepted)
 }
 
+/// A runtime, and whether its VMs are to have a network card.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    runtime: &'a Runtime,
+    card: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn find(runtimes: &'a Runtimes, name: &str) -> Result<Self, Failure> {
+        let (name, card) = runtime_of(name);
+        Ok(Self { runtime: find(runtimes, name)?, card })
+    }
+
+    /// What its snapshot is called.
+    fn key(&self) -> String {
+        if self.card { with_card(&self.runtime.name) } else { self.runtime.name.clone() }
+    }
+}
+
 async fn bake_all(
     config: &Config,
     arguments: &Arguments,
-    wanted: &[&Runtime],
+    wanted: &[Wanted<'_>],
     agent: PathBuf,
 ) -> Result<Vec<Report>, Failure> {
     let worker = host::worker();
     let mut host = host::with(config, &worker, hypervisor::for_bake(config).await?)?;
     let guard = host.guard().await.map_err(|error| host::failure(&error))?;
     let mut reports = Vec::new();
-    for runtime in wanted {
-        let progress = BakeProgress { progress: Progress::lasting(config), runtime: &runtime.name };
+    for wanted in wanted {
+        let key = wanted.key();
+        let runtime = wanted.runtime;
+        let progress = BakeProgress { progress: Progress::lasting(config), runtime: &key };
         let request =
             ImageRequest { data: &host.data_dir, runtime, agent: &agent, refresh: arguments.refresh };
         let image = image::build(&request, &progress).await.map_err(|error| image_failure(&error))?;
-        let order = Order { host: &host, guard: &guard, runtime, image: &image };
+        let order = Order { host: &host, guard: &guard, runtime, image: &image, network: None };
         // Who asks for Firecracker by name has it baked at the guest's own pace.
         if let (Vmm::Firecracker { .. }, Hypervisor::Auto) = (&host.vmm, config.hypervisor) {
             let answer = probe_host(&order, &progress).await?;
@@ -108,7 +133,13 @@ async fn bake_all(
                 host = host::with(config, &worker, hypervisor::without_kvm(config, &answer.why).await?)?;
             }
         }
-        let order = Order { host: &host, guard: &guard, runtime, image: &image };
+        let network = match wanted.card {
+            true => Some(network(&host).await?),
+            false => None,
+        };
+        let named = Runtime { name: key.clone(), ..runtime.clone() };
+        let network = network.as_deref();
+        let order = Order { host: &host, guard: &guard, runtime: &named, image: &image, network };
         let baked = bake(&order, arguments.force, &progress).await?;
         progress.progress.finish();
         let (changed, snapshot) = match baked {
@@ -117,9 +148,9 @@ async fn bake_all(
         };
         if !config.quiet {
             let what = if changed { "baked" } else { "nothing has changed since its last bake" };
-            eprintln!("{}: {what} ({})", runtime.name, snapshot.display());
+            eprintln!("{key}: {what} ({})", snapshot.display());
         }
-        reports.push(Report { runtime: runtime.name.clone(), changed, snapshot });
+        reports.push(Report { runtime: key, changed, snapshot });
     }
     Ok(reports)
 }
@@ -130,11 +161,20 @@ struct Order<'a> {
     guard: &'a Guard,
     runtime: &'a Runtime,
     image: &'a Image,
+    network: Option<&'a Network>,
+}
+
+/// Where the card of a VM that is baked is attached. Nothing is allowed there.
+async fn network(host: &Host) -> Result<Arc<Network>, Failure> {
+    let failed = |error: NetworkError| {
+        Failure::from_error(Exit::Unavailable, &error).remedy("networks need root, nft and /dev/net/tun")
+    };
+    host.networks().await.map_err(failed)?.take().await.map_err(failed)
 }
 
 /// Whether KVM boots a guest here, by the host's hypervisor. Remembered, so asked once.
 async fn probe_host(order: &Order<'_>, progress: &BakeProgress<'_>) -> Result<KvmAnswer, Failure> {
-    let Order { host, guard, runtime, image } = *order;
+    let Order { host, guard, runtime, image, .. } = *order;
     let answer = match &host.vmm {
         Vmm::Qemu { qemu, vsock_daemon } => {
             let config = qemu_config(host, qemu, vsock_daemon);
@@ -149,19 +189,20 @@ async fn probe_host(order: &Order<'_>, progress: &BakeProgress<'_>) -> Result<Kv
 }
 
 async fn bake(order: &Order<'_>, again: bool, progress: &BakeProgress<'_>) -> Result<Baked, Failure> {
-    let Order { host, guard, runtime, image } = *order;
+    let Order { host, guard, runtime, image, network } = *order;
     match &host.vmm {
         Vmm::Qemu { qemu, vsock_daemon } => {
             let config = qemu_config(host, qemu, vsock_daemon);
             let answer = probe_host(order, progress).await?;
             let here = &HostFacts { accelerator: answer.accelerator(), ..host.facts.clone() };
-            let request = qemu::BakeRequest { config: &config, guard, here, runtime, image, again };
+            let request = qemu::BakeRequest { config: &config, guard, here, runtime, image, network, again };
             qemu::bake_snapshot(&request, progress).await.map_err(|error| qemu_failure(&error))
         }
         Vmm::Firecracker { firecracker, confinement, insecure_seccomp } => {
             let config = firecracker_config(host, firecracker, confinement, *insecure_seccomp);
             let here = &host.facts;
-            let request = firecracker::BakeRequest { config: &config, guard, here, runtime, image, again };
+            let request =
+                firecracker::BakeRequest { config: &config, guard, here, runtime, image, network, again };
             firecracker::bake_snapshot(&request, progress).await.map_err(|error| firecracker_failure(&error))
         }
     }
@@ -236,7 +277,9 @@ pub async fn probe(config: &Config, runtimes: &Runtimes) -> Result<(), Failure> 
     let request = ImageRequest { data: &host.data_dir, runtime, agent: &agent, refresh: false };
     let image = image::build(&request, &progress).await.map_err(|error| image_failure(&error))?;
     let guard = host.guard().await.map_err(|error| host::failure(&error))?;
-    let probed = probe_host(&Order { host: &host, guard: &guard, runtime, image: &image }, &progress).await;
+    let probed =
+        probe_host(&Order { host: &host, guard: &guard, runtime, image: &image, network: None }, &progress)
+            .await;
     progress.progress.finish();
     probed.map(drop)
 }

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use hearth_pool::guard::GuardCommand;
+use hearth_pool::{guard::GuardCommand, net::NetworkConfig};
 use hearth_worker::{
     local::{Host, OpenError},
     objects::ObjectSettings,
@@ -34,7 +34,9 @@ pub fn with(config: &Config, worker: &str, choice: Choice) -> Result<Host, Failu
     let (data_dir, run_dir) = (config.data_dir.clone(), config.run_dir.clone());
     let Choice { vmm, facts, why } = choice;
     tracing::info!(hypervisor = vmm.name(), %why, version = %facts.hypervisor_version, "hypervisor chosen");
-    Ok(Host { data_dir, run_dir, vmm, guard, worker: worker.to_owned(), facts })
+    // Without one, no name has an address; networks are few, and who has one is told then.
+    let network = NetworkConfig::new(NetworkConfig::upstream_of_host().unwrap_or_default());
+    Ok(Host { data_dir, run_dir, vmm, guard, worker: worker.to_owned(), facts, network })
 }
 
 /// The stores of a single process, of which without a file there are none.

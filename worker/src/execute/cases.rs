@@ -185,7 +185,7 @@ pub(super) fn command(stage: &Stage, argv: Vec<String>) -> Command {
         cwd: stage.cwd.clone(),
         limits: stage.limits.exec_limits(),
         user: User::Job,
-        ip: false,
+        ip: stage.ip,
         fresh: true,
     }
 }

@@ -42,7 +42,7 @@ async fn run_command(
         cwd: stage.cwd.clone(),
         limits: limits.clone(),
         user: User::Job,
-        ip: false,
+        ip: stage.ip,
         fresh: false,
     };
     let (mut stdout, mut stderr) = (Capture::default(), Capture::default());

@@ -10,6 +10,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ use hearth_pool::{
         LeaseError, LeaseStore,
         local::{LocalConfig, LocalLeases},
     },
+    net::{Namespace, NetworkConfig, NetworkError, Networks, runtime_of},
     pool::{CloseError, Config, Pool},
     qemu::Qemu,
     reclaim::{ReclaimError, Reclaimed, reclaim},
@@ -57,6 +59,8 @@ pub struct Host {
     pub worker: String,
     /// What snapshots are compared with.
     pub facts: HostFacts,
+    /// How networks are made, where a VM has one.
+    pub network: NetworkConfig,
 }
 
 /// Why there are no VMs.
@@ -71,6 +75,9 @@ pub enum OpenError {
     /// The leases cannot be used.
     #[error(transparent)]
     Leases(#[from] LeaseError),
+    /// There are no networks for VMs that are to have one.
+    #[error("networks of VMs")]
+    Network(#[from] NetworkError),
     /// The host refused something.
     #[error("{what}")]
     Host {
@@ -96,6 +103,16 @@ impl Host {
         let run_dir = self.run_dir.clone();
         blocking(move || clear_up(&run_dir)).await??;
         Ok(Guard::start(&self.guard, &self.run_dir, &self.worker).await?)
+    }
+
+    /// Networks of this process's VMs.
+    ///
+    /// # Errors
+    /// The host refuses them: they need root and `nft`.
+    pub async fn networks(&self) -> Result<Networks, NetworkError> {
+        let own = Namespace::own()
+            .map_err(|source| NetworkError::Host { what: "open the host's network namespace", source })?;
+        Networks::open(self.network.clone(), own).await
     }
 
     /// The snapshot of a runtime, if there is one and it fits. Held in use while it lives. Blocks for a short time.
@@ -139,29 +156,38 @@ impl Local {
         let guard = host.guard().await?;
         let leases = LocalConfig::new(&host.run_dir);
         let leases = blocking(move || LocalLeases::open(leases)).await??;
-        Ok(Self::with_guard(host, config, guard, leases))
+        Self::with_guard(host, config, guard, leases).await
     }
 
     /// The same with leases kept elsewhere.
     pub async fn open_with<L: LeaseStore>(host: &Host, config: Config, leases: L) -> Result<Self, OpenError> {
         let guard = host.guard().await?;
-        Ok(Self::with_guard(host, config, guard, leases))
+        Self::with_guard(host, config, guard, leases).await
     }
 
-    fn with_guard<L: LeaseStore>(host: &Host, config: Config, guard: Guard, leases: L) -> Self {
+    async fn with_guard<L: LeaseStore>(
+        host: &Host,
+        config: Config,
+        guard: Guard,
+        leases: L,
+    ) -> Result<Self, OpenError> {
+        let networks = match config.runtimes.iter().any(|runtime| runtime_of(&runtime.name).1) {
+            true => Some(Arc::new(host.networks().await?)),
+            false => None,
+        };
         let (pid, guard_dead) = (guard.pid(), Box::pin(guard.dead()));
         let facts = host.facts.clone();
         let pool = match &host.vmm {
             Vmm::Qemu { qemu, vsock_daemon } => {
                 let hypervisor = Qemu::new(qemu_config(host, qemu, vsock_daemon), facts, guard);
-                Pool::spawn(config, hypervisor, leases)
+                Pool::spawn(config, hypervisor.with_networks(networks), leases)
             }
             Vmm::Firecracker { firecracker, confinement, insecure_seccomp } => {
                 let made = firecracker_config(host, firecracker, confinement, *insecure_seccomp);
-                Pool::spawn(config, Firecracker::new(made, facts, guard), leases)
+                Pool::spawn(config, Firecracker::new(made, facts, guard).with_networks(networks), leases)
             }
         };
-        Self { pool, guard: pid, guard_dead }
+        Ok(Self { pool, guard: pid, guard_dead })
     }
 
     /// The pool.

@@ -2,10 +2,12 @@
 //! once.
 
 mod limits;
+mod network;
 mod objects;
 mod pool;
 mod prewarm;
 mod read;
+mod redis;
 mod reload;
 mod telemetry;
 mod tenants;
@@ -18,14 +20,17 @@ use std::{
     time::Duration,
 };
 
+use hearth_pool::net::runtime_of;
 use hearth_schemas::{job::is_name, limits::RESULT_LEAST_BYTES};
 use toml::{Table, Value};
 
 pub use self::{
-    pool::PoolSettings, prewarm::Prewarm, read::Overrides, reload::Changes, telemetry::TelemetrySettings,
+    network::NetworkSettings, pool::PoolSettings, prewarm::Prewarm, read::Overrides, redis::RedisSettings,
+    reload::Changes, telemetry::TelemetrySettings,
 };
 use self::{
     read::{Mistakes, Section},
+    redis::redis,
     tls::certificates,
 };
 use crate::{
@@ -39,7 +44,6 @@ use crate::{
     execute::TRANSFER_LEAST_BYTES,
     ledger::Quotas,
     objects::ObjectSettings,
-    tls::Certificates,
 };
 
 /// What a job's message is held for beyond its stages' wall time: transfers, a slow agent, a claim.
@@ -85,6 +89,8 @@ pub struct Settings {
     pub spool_max_bytes: u64,
     /// Stores of objects, and who may read what.
     pub objects: ObjectSettings,
+    /// Networks of VMs that have one.
+    pub network: NetworkSettings,
     /// What the worker tells about itself.
     pub telemetry: TelemetrySettings,
 }
@@ -112,25 +118,6 @@ pub struct BrokerSettings {
     pub message_max_bytes: usize,
 }
 
-/// See [`Settings::redis`].
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisSettings {
-    /// Where it is, with its password.
-    pub url: String,
-    /// What stands before every key.
-    pub prefix: String,
-    /// Whether a server that may lose data is good enough.
-    pub accept_loss: bool,
-    /// For `rediss://`.
-    pub certificates: Certificates,
-}
-
-impl std::fmt::Debug for RedisSettings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisSettings").field("prefix", &self.prefix).finish_non_exhaustive()
-    }
-}
-
 /// Everything that is wrong with a worker's settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -149,7 +136,7 @@ impl Settings {
         for name in whole.keys() {
             mistakes.note(
                 name,
-                "is not known; known are broker, redis, slots, pool, tenants, jobs, objects, worker, telemetry",
+                "is not known; known are broker, redis, slots, pool, tenants, jobs, objects, network, worker, telemetry",
             );
         }
         match (settings, mistakes.0) {
@@ -181,6 +168,7 @@ impl Settings {
         let limits = jobs.field("limits", mistakes, limits::limits).unwrap_or_default();
         jobs.end(mistakes);
         let objects = objects::objects(Section::take(whole, "objects", overrides, mistakes), mistakes);
+        let network = network::network(Section::take(whole, "network", overrides, mistakes), mistakes);
         let mut worker = Section::take(whole, "worker", overrides, mistakes);
         let admin = worker.field("admin", mistakes, |value| {
             let address = value.as_str().and_then(|text| text.parse().ok());
@@ -220,6 +208,7 @@ impl Settings {
             spool,
             spool_max_bytes,
             objects,
+            network,
             telemetry,
         })
     }
@@ -263,19 +252,6 @@ fn broker(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<BrokerSet
     })
 }
 
-fn redis(mut section: Section<'_>, mistakes: &mut Mistakes) -> Option<RedisSettings> {
-    let url = section.text("url", mistakes);
-    let certificates = certificates(&mut section, mistakes);
-    let accept_loss = section.flag("accept_loss", false, mistakes);
-    let prefix = section.text("prefix", mistakes).unwrap_or_else(|| "hearth:".to_owned());
-    section.end(mistakes);
-    let url = url?;
-    if !certificates.is_empty() && !url.starts_with("rediss://") {
-        mistakes.note("redis.url", "certificates are for rediss://, which this is not");
-    }
-    Some(RedisSettings { url, prefix, accept_loss, certificates })
-}
-
 fn slots(whole: &mut Table, mistakes: &mut Mistakes) -> BTreeMap<String, u32> {
     by_name(whole, "slots", mistakes, |value| {
         let slots = value.as_integer().and_then(|slots| u32::try_from(slots).ok());
@@ -296,7 +272,7 @@ fn by_name<T>(
         Some(Value::Table(table)) => {
             for (name, value) in table {
                 match read(&value) {
-                    _ if !is_name(&name) => mistakes.note(path, format!("{name:?} is no name")),
+                    _ if !is_name(runtime_of(&name).0) => mistakes.note(path, format!("{name:?} is no name")),
                     Ok(read) => {
                         found.insert(name, read);
                     }

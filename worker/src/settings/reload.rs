@@ -37,6 +37,7 @@ impl Settings {
             ("redis", self.redis != new.redis),
             ("slots", self.slots != new.slots),
             ("pool", self.pool != new.pool),
+            ("network", self.network != new.network),
             ("telemetry.otlp_endpoint", self.telemetry.otlp_endpoint != new.telemetry.otlp_endpoint),
             ("worker.admin", self.admin != new.admin),
             ("worker.grace_s", self.grace != new.grace),

@@ -14,6 +14,8 @@ impl DeviceId {
     pub const ROOT: Self = Self(Cow::Borrowed("root"));
     /// The scratch disk.
     pub const SCRATCH: Self = Self(Cow::Borrowed("scratch"));
+    /// The network card.
+    pub const CARD: Self = Self(Cow::Borrowed(crate::net::CARD));
 
     /// The name, unless it has a character or a length that is not allowed.
     pub fn new(name: &str) -> Option<Self> {

@@ -29,6 +29,7 @@ pub(super) fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protoco
             vm_memory_mib: runtime.vm_memory_mib,
             scratch_mib: runtime.scratch_mib,
             kernel: request.image.kernel_version.clone(),
+            card: request.network.is_some(),
         },
         entry: runtime.entry.clone(),
         languages: runtime.languages.clone(),
@@ -44,5 +45,7 @@ pub(super) fn inputs_sha256(request: &BakeRequest<'_>) -> String {
         Accelerator::Kvm => sha256_of(&here.host),
         Accelerator::Tcg => here.host.cpu_model.clone(),
     };
-    sha256_of(&(BAKE_VERSION, &request.image.inputs_sha256, here.accelerator, &here.hypervisor_version, host))
+    let image = &request.image.inputs_sha256;
+    let card = request.network.is_some();
+    sha256_of(&(BAKE_VERSION, image, here.accelerator, &here.hypervisor_version, host, card))
 }

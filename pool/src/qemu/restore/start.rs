@@ -8,6 +8,7 @@ use tokio::{net::UnixListener, time::timeout};
 use super::{DAEMON_LOG, Making, QEMU_LOG, STEP_LIMIT, host, refused, vmm};
 use crate::{
     hypervisor::RestoreError,
+    net::Network,
     qemu::{
         arguments::{MachineSpec, Start, arguments},
         qmp::Qmp,
@@ -53,10 +54,12 @@ impl Making<'_> {
             root: &self.snapshot.root(),
             scratch: &self.scratch,
             qmp: Path::new("qmp"),
+            tap: self.network.as_deref().map(Network::tap),
         };
         // We listen and QEMU connects: nobody has to look whether a socket is there yet.
         let listener = UnixListener::bind(self.directory.join("qmp")).map_err(host("listen for QMP"))?;
-        let mut argv = vec![self.qemu.config.qemu.display().to_string()];
+        let mut argv = self.network.as_deref().map(Network::entered).unwrap_or_default();
+        argv.push(self.qemu.config.qemu.display().to_string());
         argv.extend(arguments(&spec, &Start::Incoming));
         let spawned = self.qemu.guard.spawn(&self.name, argv, QEMU_LOG).await;
         let pid = spawned.map_err(|error| refused(&error, &self.identity))?;

@@ -133,7 +133,7 @@ pub(super) struct ServiceOffice<L, S> {
 impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
     fn slip(&self, job: &Job, message: Message, properties: Properties, avoid: Avoid, has_id: bool) -> Slip {
         let shard = shard(&job.key.tenant, self.shards);
-        let queue = RunQueue { runtime: job.runtime.clone(), lane: job.lane, shard };
+        let queue = RunQueue { runtime: job.pool_key(), lane: job.lane, shard };
         let mut registration = registration(job, &properties, &self.service.intake().quotas);
         registration.shards = self.shards;
         let (key, digest) = (job.key.clone(), job.digest.clone());

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hearth_pool::{
+    net::with_card,
     phase::Phase,
     pool::{
         Config as PoolConfig, Observer, RuntimeSlots,
@@ -24,7 +25,7 @@ use hearth_worker::{
 
 use tokio::{sync::watch, time::timeout};
 
-use super::{Arguments, Submission};
+use super::{Arguments, Submission, everywhere};
 use crate::{
     cli::{
         exit::{Exit, Failure},
@@ -52,7 +53,9 @@ pub async fn execute(
     let mut interrupted = Interrupted::listen()?;
     let host = host::open(config, &submission.worker).await?;
     let snapshot = host.snapshot(runtime).map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
-    let offers = host.offers(runtimes.iter().map(|runtime| runtime.name.as_str()));
+    let with_cards: Vec<String> = runtimes.iter().map(|runtime| with_card(&runtime.name)).collect();
+    let plain = runtimes.iter().map(|runtime| runtime.name.as_str());
+    let offers = host.offers(plain.chain(with_cards.iter().map(String::as_str)));
     // A snapshot may be older than the runtime's file, and what was baked is what there is.
     let terms = Terms::new(offers);
     if let Err(refused) = submission.admit(terms.clone()) {
@@ -108,7 +111,7 @@ async fn submit(
     follower: Option<&Follower>,
 ) -> Result<JobResult, Failure> {
     let (submitter, source, sink) = embedded::queue(1);
-    let terms = Terms { objects: submission.objects.terms(), ..terms };
+    let terms = Terms { objects: submission.objects.terms(), network: everywhere(), ..terms };
     let intake = Intake { objects, ..Intake::embedded(terms, &submission.worker) };
     let service = Service::new(MemoryLedger::default(), sink, local.pool().clone(), intake);
     let service = Arc::new(match follower {

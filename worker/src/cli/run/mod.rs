@@ -9,14 +9,18 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
-use hearth_pool::runtime::Runtimes;
+use hearth_pool::{
+    net::with_card,
+    runtime::{Runtime, Runtimes},
+};
 use hearth_schemas::result::JobResult;
 use hearth_worker::{
-    admit::{Offer, Terms},
+    admit::{NetworkTerms, Offer, Terms},
     intake::Intake,
     objects::ObjectSettings,
     seams::Properties,
 };
+use ipnet::Ipv4Net;
 use ulid::Ulid;
 
 use super::{
@@ -138,21 +142,28 @@ struct Submission {
 }
 
 impl Submission {
-    /// The runtime of the job, if it is one; else the result that refuses it.
+    /// The pool's key of the job's VM, if it is one; else the result that refuses it.
     fn admit(&self, terms: Terms) -> Result<String, Box<JobResult>> {
-        let terms = Terms { objects: self.objects.terms(), ..terms };
+        let terms = Terms { objects: self.objects.terms(), network: everywhere(), ..terms };
         let intake = Intake::embedded(terms, &self.worker);
-        intake.job(&self.body, &Properties::default(), &self.id).map(|job| job.runtime)
+        intake.job(&self.body, &Properties::default(), &self.id).map(|job| job.pool_key())
     }
 }
 
 /// What the runtimes offer as they are written.
 fn terms(runtimes: &Runtimes) -> Terms {
-    let offer = |runtime: &hearth_pool::runtime::Runtime| Offer {
+    let offer = |runtime: &Runtime| Offer {
         vm_memory_mib: runtime.vm_memory_mib,
         scratch_mib: runtime.scratch_mib,
         entry: runtime.entry.clone(),
         languages: runtime.languages.clone(),
     };
-    Terms::new(runtimes.iter().map(|runtime| (runtime.name.clone(), offer(runtime))).collect())
+    let both =
+        |runtime: &Runtime| [runtime.name.clone(), with_card(&runtime.name)].map(|key| (key, offer(runtime)));
+    Terms::new(runtimes.iter().flat_map(both).collect())
+}
+
+/// Whoever runs a job by hand is the operator, and has named what it may reach.
+pub(super) fn everywhere() -> NetworkTerms {
+    NetworkTerms { private: vec![Ipv4Net::default()] }
 }

@@ -6,6 +6,7 @@ mod warmth;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
+use hearth_pool::net::runtime_of;
 use hearth_worker::{
     ledger::trouble,
     local::Local,
@@ -95,9 +96,11 @@ async fn serve_here(
     let (give, orders) = mpsc::channel(4);
     listen(config, arguments, filter, give.clone())?;
     let metrics = meters::start().map_err(|error| Failure::from_error(Exit::Internal, &error))?;
-    let host = host::open(config, &name).await?;
+    let mut host = host::open(config, &name).await?;
+    host.network = settings.network.config(host.network);
     let runtimes = super::runtimes(config)?;
-    let mut offers = host.offers(runtimes.iter().map(|runtime| runtime.name.as_str()));
+    let with_cards = settings.slots.keys().map(String::as_str).filter(|key| runtime_of(key).1);
+    let mut offers = host.offers(runtimes.iter().map(|runtime| runtime.name.as_str()).chain(with_cards));
     if !settings.slots.is_empty() {
         offers.retain(|runtime, _| settings.slots.contains_key(runtime));
     }

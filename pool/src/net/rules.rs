@@ -1,0 +1,161 @@
+//! The rules of a network, as nft reads them. Pure. Only numbers and our own words go in: nothing that a job wrote.
+
+use std::{collections::BTreeSet, fmt::Write as _, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+
+use super::{GATEWAY, GUEST, LINK_PREFIX, NetworkConfig, Policy, Target, blocked};
+
+/// The table that holds everything.
+const TABLE: &str = "inet hearth";
+/// Addresses of names that are allowed at once.
+const RESOLVED_MAX: u32 = 4096;
+
+/// What a namespace begins with: names are asked of us, and nothing else goes anywhere. `tap` is the guest's side, `uplink`
+/// the host's; `own` are addresses of the host.
+pub(super) fn base(config: &NetworkConfig, tap: &str, uplink: &str, own: &[Ipv4Addr]) -> String {
+    let blocked = blocked::ranges().chain([config.links]).chain(config.blocked.iter().copied());
+    let blocked = Ipv4Net::aggregate(&blocked.chain(own.iter().map(|ip| Ipv4Net::from(*ip))).collect());
+    let blocked = blocked.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let (bytes, connections) = (config.bytes_max, config.connections_max);
+    format!(
+        "table {TABLE} {{
+  quota budget {{ over {bytes} bytes }}
+  set blocked {{ type ipv4_addr; flags interval; elements = {{ {blocked} }} }}
+  set resolved {{ type ipv4_addr . inet_service; flags timeout; size {RESOLVED_MAX}; }}
+  chain allowed {{ }}
+  chain input {{
+    type filter hook input priority filter; policy drop;
+    iifname \"{tap}\" ip saddr {GUEST} ip daddr {GATEWAY} udp dport 53 accept
+  }}
+  chain output {{
+    type filter hook output priority filter; policy drop;
+    oifname \"{tap}\" ip daddr {GUEST} udp sport 53 accept
+    oifname \"{tap}\" ip daddr {GUEST} meta l4proto {{ icmp, tcp }} accept
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy drop;
+    quota name \"budget\" drop
+    ct state established,related accept
+    iifname != \"{tap}\" drop
+    ip saddr != {GUEST} drop
+    ct state new ct count over {connections} reject with tcp reset
+    jump allowed
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx admin-prohibited
+  }}
+  chain outward {{
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname \"{uplink}\" masquerade
+  }}
+}}
+"
+    )
+}
+
+/// What a job may reach, in place of what was allowed before. What lies in a blocked range is reached only where it is named.
+pub(super) fn allow(policy: &Policy) -> String {
+    let mut rules = format!("flush chain {TABLE} allowed\nflush set {TABLE} resolved\n");
+    let mut add = |rule: String| {
+        let _ = writeln!(rules, "add rule {TABLE} allowed {rule}");
+    };
+    let (named, open): (Vec<Target>, Vec<Target>) =
+        policy.targets.iter().copied().partition(Target::names_blocked);
+    for target in named {
+        add(format!("ip daddr {} tcp dport {} accept", target.range, target.port));
+    }
+    add("ip daddr @blocked return".to_owned());
+    for target in open {
+        add(format!("ip daddr {} tcp dport {} accept", target.range, target.port));
+    }
+    add("ip daddr . tcp dport @resolved accept".to_owned());
+    rules
+}
+
+/// Lets addresses be reached on these ports for so many seconds from now, whether they were before or not.
+pub(super) fn resolved(addresses: &[(Ipv4Addr, u32)], ports: &BTreeSet<u16>) -> String {
+    let mut rules = String::new();
+    for (address, seconds) in addresses {
+        for port in ports {
+            // What is there already keeps its time, so it is taken away first; and that needs it to be there.
+            let element = format!("element {TABLE} resolved {{ {address} . {port}");
+            let _ =
+                writeln!(rules, "add {element} }}\ndelete {element} }}\nadd {element} timeout {seconds}s }}");
+        }
+    }
+    rules
+}
+
+/// The host's own table: a second net below that of each namespace, and the way out. Made anew as a whole.
+pub(super) fn of_host(links: Ipv4Net) -> String {
+    let ours = format!("\"{LINK_PREFIX}*\"");
+    format!(
+        "table ip hearth {{ }}
+flush table ip hearth
+table ip hearth {{
+  chain input {{
+    type filter hook input priority filter - 5; policy accept;
+    iifname {ours} drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 5; policy accept;
+    iifname {ours} oifname {ours} drop
+    iifname {ours} ip saddr != {links} drop
+    oifname {ours} ct state new drop
+  }}
+  chain outward {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {links} oifname != {ours} masquerade
+  }}
+}}
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_ranges_come_before_what_is_blocked_and_all_else_after() {
+        let mut policy = Policy::default();
+        for entry in ["0.0.0.0/0:443", "10.1.0.0/16:5432", "a.example:80"] {
+            policy.add(entry).unwrap();
+        }
+        let rules: Vec<String> = allow(&policy).lines().map(str::to_owned).collect();
+        assert_eq!(
+            rules,
+            [
+                "flush chain inet hearth allowed",
+                "flush set inet hearth resolved",
+                "add rule inet hearth allowed ip daddr 10.1.0.0/16 tcp dport 5432 accept",
+                "add rule inet hearth allowed ip daddr @blocked return",
+                "add rule inet hearth allowed ip daddr 0.0.0.0/0 tcp dport 443 accept",
+                "add rule inet hearth allowed ip daddr . tcp dport @resolved accept",
+            ]
+        );
+        assert!(!rules.concat().contains("a.example"), "nothing that a job wrote");
+    }
+
+    #[test]
+    fn the_host_and_the_links_are_blocked_and_everything_is_dropped_first() {
+        let config = NetworkConfig::new(Vec::new());
+        let rules = base(&config, "hth7", "uplink", &[Ipv4Addr::new(5, 6, 7, 8)]);
+        for part in
+            ["5.6.7.8/32", "198.18.0.0/15", "169.254.0.0/16", "over 1073741824 bytes", "ct count over 64"]
+        {
+            assert!(rules.contains(part), "{part}\n{rules}");
+        }
+        assert_eq!(rules.matches("policy drop").count(), 3, "{rules}");
+    }
+
+    #[test]
+    fn a_resolved_address_has_its_time_on_each_port() {
+        let rules = resolved(&[(Ipv4Addr::new(1, 2, 3, 4), 30)], &BTreeSet::from([80, 443]));
+        assert_eq!(rules.lines().count(), 6);
+        assert!(
+            rules.ends_with("add element inet hearth resolved { 1.2.3.4 . 443 timeout 30s }\n"),
+            "{rules}"
+        );
+    }
+}

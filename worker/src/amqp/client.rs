@@ -82,22 +82,27 @@ pub enum ClientError {
 /// The live events of one job.
 pub struct Followed {
     consumer: Consumer,
+    /// Of the event that was given last.
+    seen: Option<Acker>,
     // Keeps the consumer's channel.
     _channel: Channel,
 }
 
 impl Followed {
-    /// The next event. What is none, or of a kind that we do not know, is passed over. Cancel safe, but for an event that
-    /// may come twice.
+    /// The next event. What is none, or of a kind that we do not know, is passed over. Cancel safe: once a delivery is here
+    /// nothing is waited for, and it is acknowledged when the next one is asked for.
     ///
     /// # Errors
     /// The connection broke.
     pub async fn next(&mut self) -> Result<Event, ClientError> {
         loop {
+            if let Some(acker) = self.seen.take() {
+                // With all before it, should one of those have been cut off. When it cannot be said, the connection is broken.
+                let _ = acker.ack(BasicAckOptions { multiple: true }).await;
+            }
             let Some(Ok(delivery)) = self.consumer.next().await else { return Err(ClientError::EventsGone) };
             let event = serde_json::from_slice(&delivery.data);
-            // When it cannot be said, the connection is broken.
-            let _ = delivery.acker.ack(BasicAckOptions::default()).await;
+            self.seen = Some(delivery.acker);
             if let Ok(event) = event {
                 return Ok(event);
             }
@@ -156,7 +161,7 @@ impl JobClient {
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(broke)?;
         let consume = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(queue, "".into(), consume, none()).await.map_err(broke)?;
-        Ok(Followed { consumer, _channel: channel })
+        Ok(Followed { consumer, seen: None, _channel: channel })
     }
 
     /// What sends jobs, and what reads results; the connection lives as long as the first.

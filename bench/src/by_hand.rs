@@ -111,6 +111,7 @@ impl ByHand {
             memory_shared: true,
             root: &self.snapshot.root(),
             scratch: &scratch,
+            rates: Default::default(),
             tap: None,
             qmp: Path::new("qmp"),
         };
@@ -119,7 +120,7 @@ impl ByHand {
             command.args(arguments).current_dir(directory.path()).kill_on_drop(true);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
         };
-        let qemu = spawn(&self.qemu, arguments(&spec, &Start::Incoming))?;
+        let qemu = spawn(&self.qemu, arguments(&spec, &Start::Incoming { channel: None }))?;
         let daemon = ["--guest-cid", &CID.to_string(), "--socket", "vhost", "--uds-path", "vsock"];
         let daemon = spawn(&self.daemon, daemon.map(str::to_owned).to_vec())?;
         let (socket, _) = timeout(LIMIT, listener.accept()).await.context("QEMU did not start")??;

@@ -3,18 +3,13 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use hearth_pool::phase::Phase;
 use hearth_schemas::result::{JobResult, RunReport, Verdict};
 use hearth_tests::real::{Machine, Worker};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{
-    Plan,
-    by_hand::ByHand,
-    floor::{self, Raw},
-    series::Report,
-    sessions::wake,
-};
+use crate::{Plan, by_hand::ByHand, series::Report, sessions::guest};
 
 /// One case, with everything around it, over one vfork, exec and wait.
 const CASE: &str = "a case of true";
@@ -25,8 +20,6 @@ pub const NAMES: [&str; 2] = [CASE, JUDGED];
 
 /// Cases of a job: many, so that what is around them counts for little.
 const CASES: u32 = 200;
-/// Bound of every request.
-const LIMIT: Duration = Duration::from_secs(60);
 /// The first pair finds cold caches.
 const DISCARDED: usize = 1;
 
@@ -42,15 +35,12 @@ pub async fn run(
     report: &mut Report,
 ) -> Result<()> {
     let worker = Worker::open(machine, &[(&plan.runtime, 1)]).await?;
-    let mut vm = by_hand.restore().await?;
-    let session = vm.session().await?;
-    floor::start(&session, server).await?;
-    session.wake(wake(vm.cid()), LIMIT).await?;
-    let mut raw = Raw::connect(&vm.socket()).await?;
+    let (vm, session, mut raw) = guest(by_hand, server).await?;
     for sample in 0..plan.samples + DISCARDED {
         let mut pair = Report::default();
         if plan.wants(&[CASE]) {
             pair.ours(CASE, each(&worker, plan, "/bin/true", &json!({})).await?);
+            ready(&worker, plan).await?;
             let began = Instant::now();
             raw.spawns(CASES).await?;
             pair.floor(CASE, began.elapsed() / CASES);
@@ -69,8 +59,16 @@ pub async fn run(
     worker.close().await
 }
 
+/// Waits until the worker has restored its next VM, so that nothing runs beside what comes.
+async fn ready(worker: &Worker, plan: &Plan) -> Result<()> {
+    let mut phases = worker.local().pool().phases();
+    phases.wait_for(|phases| phases.count(&plan.runtime, Phase::Ready) == 1).await?;
+    Ok(())
+}
+
 /// How long each case of a job took. Every one must be accepted, with what it used.
 async fn each(worker: &Worker, plan: &Plan, argv: &str, case: &Value) -> Result<Duration> {
+    ready(worker, plan).await?;
     let cases: Vec<_> = (0..CASES).map(|number| with_name(case, number)).collect();
     let limits = json!({"wall_ms": 5000, "memory_mib": 64, "processes": 8});
     let stage = json!({"name": "run", "argv": [argv], "limits": limits, "cases": cases});

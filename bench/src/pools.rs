@@ -98,6 +98,7 @@ fn world(setting: &Setting, keep: Keep, slots: u32, schedule: &[(Duration, u32)]
             rule,
             restore: Takes::always(RESTORE),
             destroy: Takes::always(Duration::ZERO),
+            restores_seen: Vec::new(),
             schedule: schedule.to_vec(),
         }],
         limits: Limits::turns(setting.turns),

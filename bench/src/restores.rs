@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use hearth_pool::{
     hypervisor::RestoreStep,
     phase::Phase,
-    pool::{Config, Lane, Outcome, RuntimeSlots, events::Event},
+    pool::{Bounds, Config, Lane, Outcome, RuntimeSlots, events::Event},
+    scale::scaler::Policy,
 };
 use hearth_schemas::manifest::Manifest;
 use hearth_worker::local::{Host, Local, warm_up};
@@ -19,11 +20,12 @@ use crate::{Plan, by_hand::ByHand, series::Report};
 
 const TO_WAKE: &str = "restore to wake confirmed";
 const TO_READY: &str = "restore to ready";
+const FROM_DORMANT: &str = "restore from a dormant VMM to wake confirmed";
 const CLAIM: &str = "claim of a warm VM";
 /// The step that ends a greeting, where there is one.
 const WARM_UP: &str = "warm_up";
 /// Of the series, the ones that are no step.
-pub const NAMES: [&str; 3] = [TO_WAKE, TO_READY, CLAIM];
+pub const NAMES: [&str; 4] = [TO_WAKE, TO_READY, FROM_DORMANT, CLAIM];
 
 /// Bound of everything that a sample waits for.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -46,6 +48,7 @@ pub async fn run(
     for sample in 0..plan.samples + DISCARDED {
         let mut pair = Report::default();
         ours(plan, host, manifest, &mut pair).await.context("a restore of ours")?;
+        from_dormant(plan, host, manifest, &mut pair).await.context("a restore from a dormant VMM")?;
         by_hand_to_ready(manifest, by_hand, &mut pair).await.context("a restore by hand")?;
         if sample >= DISCARDED {
             report.take(pair);
@@ -104,6 +107,38 @@ async fn until_ready(told: &mut mpsc::Receiver<Told>) -> Result<(Instant, Instan
     }
 }
 
+/// One VM is claimed, and a dormant VMM becomes the next.
+async fn from_dormant(plan: &Plan, host: &Host, manifest: &Manifest, report: &mut Report) -> Result<()> {
+    let (tell, mut told) = mpsc::channel(64);
+    let slots = RuntimeSlots { name: plan.runtime.clone(), slots: 2, warm_up: warm_up(manifest) };
+    let mut config = Config::new(vec![slots]);
+    config.scaling = Some(Policy::default());
+    config.bounds.insert(plan.runtime.clone(), Bounds { floor: 1, dormant: 1, ..Bounds::default() });
+    config.observer = Some(Arc::new(move |event| {
+        let _ = match event {
+            Event::Restored { turn, steps, .. } => {
+                let warm_up = steps.iter().filter(|step| step.name == WARM_UP).map(|step| step.took);
+                let ahead = steps.iter().all(|step| step.name != "start");
+                tell.try_send(Some((turn.saturating_sub(warm_up.sum()), ahead)))
+            }
+            Event::Started { .. } => tell.try_send(None),
+            _ => return,
+        };
+    }));
+    let local = Local::open(host, config).await?;
+    let next =
+        async |told: &mut mpsc::Receiver<_>| timeout(LIMIT, told.recv()).await?.context("the pool ended");
+    // The first VM, and a VMM that was started once that was Ready.
+    ensure!(next(&mut told).await?.is_some() && next(&mut told).await?.is_none(), "not in their order");
+    let claim = local.pool().claim(&plan.runtime, Lane::Normal, Instant::now() + LIMIT).await?;
+    let (took, ahead) = next(&mut told).await?.context("another VMM was started")?;
+    ensure!(ahead, "its VMM was not started ahead");
+    report.ours(FROM_DORMANT, took);
+    drop(claim);
+    local.close(Duration::ZERO).await?;
+    Ok(())
+}
+
 /// The claim of a VM that is there, against waking one task and being woken by it.
 async fn claim(plan: &Plan, local: &Local, report: &mut Report) -> Result<()> {
     // The slot says that it is ready a moment before it stands in the queue.
@@ -133,6 +168,7 @@ async fn by_hand_to_ready(manifest: &Manifest, by_hand: &ByHand, report: &mut Re
     let mut vm = by_hand.restore().await?;
     let session = vm.session().await?;
     report.floor(TO_WAKE, began.elapsed());
+    report.floor(FROM_DORMANT, began.elapsed());
     if warm_up(manifest).is_some() {
         let warming = Instant::now();
         vm.warm_up(&session).await?;

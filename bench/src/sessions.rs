@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     Plan,
-    by_hand::ByHand,
+    by_hand::{ByHand, Vm},
     floor::{self, Raw, command},
     series::Report,
     transfers,
@@ -33,11 +33,7 @@ const DISCARDED: usize = 1;
 /// # Errors
 /// The VM, or its agent, failed.
 pub async fn run(plan: &Plan, by_hand: &ByHand, server: &Path, report: &mut Report) -> Result<()> {
-    let mut vm = by_hand.restore().await?;
-    let session = vm.session().await?;
-    floor::start(&session, server).await?;
-    session.wake(wake(vm.cid()), LIMIT).await?;
-    let mut raw = Raw::connect(&vm.socket()).await?;
+    let (vm, session, mut raw) = guest(by_hand, server).await?;
     for sample in 0..plan.samples + DISCARDED {
         let mut pairs = Report::default();
         if plan.wants(&[PING]) {
@@ -53,6 +49,19 @@ pub async fn run(plan: &Plan, by_hand: &ByHand, server: &Path, report: &mut Repo
     }
     drop(session);
     vm.end().await
+}
+
+/// A guest that is awake, its session, and a connection to the floor that runs in it.
+///
+/// # Errors
+/// The VM, or its agent, failed.
+pub async fn guest(by_hand: &ByHand, server: &Path) -> Result<(Vm, Session, Raw)> {
+    let mut vm = by_hand.restore().await?;
+    let session = vm.session().await?;
+    floor::start(&session, server).await?;
+    session.wake(wake(vm.cid()), LIMIT).await?;
+    let raw = Raw::connect(&vm.socket()).await?;
+    Ok((vm, session, raw))
 }
 
 /// What makes a clone a machine of its own, with the least that an agent takes.

@@ -115,6 +115,8 @@ pub trait Accept: Send + 'static {
 pub trait Hypervisor: Send + Sync + 'static {
     /// A running VM.
     type Vm: Send + Sync + 'static;
+    /// A VMM that was started and has no guest yet. A hypervisor that does not start ahead has none.
+    type Dormant: Send + Sync + 'static;
     /// A connection to its agent.
     type Io: GuestIo;
     /// Where it may dial the host.
@@ -126,6 +128,43 @@ pub trait Hypervisor: Send + Sync + 'static {
         slot: &Slot,
         identity: &Identity,
     ) -> impl Future<Output = Result<Restored<Self::Vm>, RestoreError>> + Send;
+
+    /// Whether [`Self::start`] can be used.
+    fn starts_ahead(&self) -> bool {
+        false
+    }
+
+    /// Does what a restore can do beforehand: starts the VMM, without a guest and its memory. Cancel safe, as a restore is.
+    fn start(
+        &self,
+        slot: &Slot,
+        identity: &Identity,
+    ) -> impl Future<Output = Result<Self::Dormant, RestoreError>> + Send;
+
+    /// The rest of the restore, of the snapshot that was current when it was started. Cancel safe, as a restore is.
+    fn load(
+        &self,
+        dormant: Self::Dormant,
+    ) -> impl Future<Output = Result<Restored<Self::Vm>, RestoreError>> + Send;
+
+    /// Resolves when the VMM is gone. Cancel safe.
+    fn dormant_exited(&self, dormant: &Self::Dormant) -> impl Future<Output = ()> + Send;
+
+    /// The name of what it will restore, as [`Self::current`] has it.
+    fn dormant_from<'a>(&self, _dormant: &'a Self::Dormant) -> Option<&'a str> {
+        None
+    }
+
+    /// The name of what a restore of this runtime would come from now; `None` where that never changes. Asked every
+    /// second: it must be quick.
+    fn current(&self, _runtime: &str) -> Option<String> {
+        None
+    }
+
+    /// The name of what this VM came from, as [`Self::current`] has it.
+    fn came_from<'a>(&self, _vm: &'a Self::Vm) -> Option<&'a str> {
+        None
+    }
 
     /// One connection to the agent, once it can answer. Cancel safe.
     fn dial(&self, vm: &Self::Vm) -> impl Future<Output = io::Result<Self::Io>> + Send;
@@ -145,6 +184,12 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Resolves when the VM's process is gone. Cancel safe.
     fn exited(&self, vm: &Self::Vm) -> impl Future<Output = ()> + Send;
+
+    /// Whether a VM for which [`Hypervisor::exited`] has resolved lives on, and only what carried its sessions has ended. Then its
+    /// job has not killed it.
+    fn is_cut_off(&self, _vm: &Self::Vm) -> bool {
+        false
+    }
 
     /// Whether what makes VMs is gone, and every VM with it: none ended by what it did.
     fn is_gone(&self) -> bool {

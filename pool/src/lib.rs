@@ -13,6 +13,7 @@ pub mod net;
 pub mod phase;
 pub mod pool;
 pub mod qemu;
+pub mod rates;
 pub mod reclaim;
 pub mod redis_server;
 pub mod runtime;

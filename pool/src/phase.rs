@@ -11,6 +11,8 @@ pub enum Phase {
     Leasing,
     /// Owns nothing and waits before it tries again, after a refused lease or a failed restore.
     Cooling,
+    /// Owns a lease and a VMM without a guest, which is started or waits for a turn to restore.
+    Dormant,
     /// Owns a lease; its VM is being restored.
     Restoring,
     /// Owns a lease and a VM that has not confirmed its wake.
@@ -29,10 +31,11 @@ pub enum Phase {
 
 impl Phase {
     /// All of them, in the order of a life.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Vacant,
         Self::Leasing,
         Self::Cooling,
+        Self::Dormant,
         Self::Restoring,
         Self::Greeting,
         Self::Ready,
@@ -48,6 +51,7 @@ impl Phase {
             Self::Vacant => "vacant",
             Self::Leasing => "leasing",
             Self::Cooling => "cooling",
+            Self::Dormant => "dormant",
             Self::Restoring => "restoring",
             Self::Greeting => "greeting",
             Self::Ready => "ready",
@@ -62,8 +66,11 @@ impl Phase {
     pub fn may_become(self, next: Self) -> bool {
         match self {
             Self::Vacant => matches!(next, Self::Leasing | Self::Cooling | Self::Closed),
-            Self::Leasing => matches!(next, Self::Restoring | Self::Cooling | Self::Retiring),
+            Self::Leasing => {
+                matches!(next, Self::Dormant | Self::Restoring | Self::Cooling | Self::Retiring)
+            }
             Self::Cooling => matches!(next, Self::Vacant),
+            Self::Dormant => matches!(next, Self::Restoring | Self::Retiring),
             Self::Restoring => matches!(next, Self::Greeting | Self::Retiring),
             Self::Greeting => matches!(next, Self::Ready | Self::Retiring),
             Self::Ready => matches!(next, Self::Claimed | Self::Retiring),
@@ -78,7 +85,8 @@ impl Phase {
     pub fn owns(self) -> bool {
         match self {
             Self::Vacant | Self::Leasing | Self::Cooling | Self::Closed => false,
-            Self::Restoring
+            Self::Dormant
+            | Self::Restoring
             | Self::Greeting
             | Self::Ready
             | Self::Claimed
@@ -106,10 +114,13 @@ mod tests {
             (Vacant, Leasing),
             (Vacant, Cooling),
             (Vacant, Closed),
+            (Leasing, Dormant),
             (Leasing, Restoring),
             (Leasing, Cooling),
             (Leasing, Retiring),
             (Cooling, Vacant),
+            (Dormant, Restoring),
+            (Dormant, Retiring),
             (Restoring, Greeting),
             (Restoring, Retiring),
             (Greeting, Ready),

@@ -10,7 +10,10 @@ use std::{
 };
 
 use hearth_schemas::limits::{AGENT_RESERVE_MIB, NAME_MAX_BYTES, PATH_COMPONENT_MAX_BYTES};
-use hearth_schemas::{job::is_name, manifest::Entry};
+use hearth_schemas::{
+    job::is_name,
+    manifest::{Entry, Transport},
+};
 use serde::{Deserialize, Serialize};
 
 /// Virtual processors that a runtime may ask for.
@@ -43,6 +46,9 @@ pub struct Runtime {
     pub name: String,
     /// Debian packages beyond the essential ones.
     pub packages: Vec<String>,
+    /// How the agent of its VMs is reached.
+    #[serde(default, skip_serializing_if = "AgentTransport::is_vsock")]
+    pub transport: AgentTransport,
     /// What the `code` shorthand runs.
     pub entry: Entry,
     /// What it runs for other languages, by name.
@@ -58,6 +64,40 @@ pub struct Runtime {
     pub vm_memory_mib: u64,
     /// Size of the scratch disk in MiB, [`SCRATCH_MIN_MIB`] to [`SCRATCH_MAX_MIB`].
     pub scratch_mib: u64,
+}
+
+/// How the agent of a runtime's VMs is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentTransport {
+    /// Over vsock, and in no other way.
+    #[default]
+    Vsock,
+    /// Over the serial port: the VMs have no vsock device.
+    Serial,
+    /// Over vsock, and over the serial port where the guest's vsock does not answer at the greeting.
+    VsockOrSerial,
+}
+
+impl AgentTransport {
+    /// Whether the serial port carries no session.
+    pub fn is_vsock(&self) -> bool {
+        *self == Self::Vsock
+    }
+
+    /// Whether VMs have a vsock device.
+    pub fn has_vsock(self) -> bool {
+        self != Self::Serial
+    }
+
+    /// What a manifest says of a host whose vsock is `vsock`: the transport, and whether the serial port is there beside it.
+    pub(crate) fn on(self, vsock: Transport) -> (Transport, bool) {
+        match self {
+            Self::Vsock => (vsock, false),
+            Self::Serial => (Transport::Serial, false),
+            Self::VsockOrSerial => (vsock, true),
+        }
+    }
 }
 
 /// One command of a warm-up.

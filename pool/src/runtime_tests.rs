@@ -33,6 +33,11 @@ fn the_built_in_runtimes_are_valid_and_offer_what_the_design_says() {
 fn every_error_names_the_file_and_the_field() {
     let cases = [
         ("vcpus = 1", "vcpus = 0", "dir/x.toml: vcpus: 0 is not within 1 to 64"),
+        (
+            "vcpus = 1",
+            "transport = \"usb\"\nvcpus = 1",
+            "dir/x.toml:4: transport: unknown variant `usb`, expected one of `vsock`, `serial`, `vsock_or_serial`",
+        ),
         ("256", "64", "dir/x.toml: vm_memory_mib: 64 is not within 128 to 65536"),
         ("scratch_mib = 512", "scratch_mib = 1", "dir/x.toml: scratch_mib: 1 is not within 16 to 65536"),
         ("libc6-dev", "--purge", "dir/x.toml: packages[0]: \"--purge\" is no name of a Debian package"),

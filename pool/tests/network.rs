@@ -12,7 +12,7 @@ mod world;
 
 use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
-use hearth_pool::net::{Networks, Policy};
+use hearth_pool::net::{NetworkConfig, Networks, Policy};
 use world::{World, usable};
 
 const PUBLIC: &str = "93.184.216.34";
@@ -74,6 +74,30 @@ async fn blocked_ranges_are_reached_only_where_they_are_named() {
     // The host itself is behind a second net, whatever a policy says.
     network.allow(policy(&[&format!("{}:80", world.host_address())])).await.unwrap();
     assert!(guest.connect(world.host_address(), 80).is_err());
+}
+
+/// Two workers of one host whose settings differ: the second one's table must not be the end of the first one's networks.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_with_links_in_different_ranges_do_not_cut_each_other_off() {
+    let Some(world) = world().await else { return };
+    let mut guests = Vec::new();
+    // The third has a part of the first one's range, and the fourth the same.
+    for links in ["198.18.0.0/15", "10.200.0.0/24", "198.18.7.0/24", "198.18.0.0/15"] {
+        let config = NetworkConfig { links: links.parse().unwrap(), ..world.config() };
+        let networks = Networks::open(config, world.host.clone()).await.unwrap();
+        let network = networks.take().await.unwrap();
+        network.allow(policy(&[&format!("{PUBLIC}:80")])).await.unwrap();
+        let guest = world.guest(&network);
+        guests.push((links, guest, network, networks));
+        for (links, guest, ..) in &guests {
+            guest.connect(PUBLIC, 80).unwrap_or_else(|error| panic!("{links}: {error}"));
+        }
+    }
+    let (_, first, ..) = &guests[0];
+    let others = guests[1..].iter().flat_map(|(_, _, network, _)| world.addresses_of(network));
+    for other in others {
+        assert!(first.connect(&other.to_string(), 80).is_err(), "VMs do not reach each other");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,8 @@
     reason = "a test may"
 )]
 
+mod bare;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -23,7 +25,7 @@ use hearth_pool::{
     kvm::known_kvm,
     lease::Identity,
     qemu::{BakeRequest, Qemu, QemuConfig, QemuVm, bake_snapshot, probe_kvm},
-    runtime::{Runtime, Runtimes},
+    runtime::{AgentTransport, Runtime, Runtimes},
     session::Session,
     snapshot::{Baked, HostFacts, SnapshotStore, Verification, host_facts},
 };
@@ -95,6 +97,7 @@ async fn rig() -> Option<Rig> {
         run_dir: run.path().to_owned(),
         memory_dir: run.path().join("memory"),
         scratch_dir: run.path().join("scratch"),
+        rates: Default::default(),
         insecure_seccomp: false,
         worker: "test".to_owned(),
         data_dir,
@@ -257,6 +260,68 @@ async fn a_destroy_without_a_guard_leaves_nothing() {
     while let Err(error) = qemu.destroy(&slot(0), None).await {
         assert!(Instant::now() < deadline, "{error}: {}", error.what);
     }
+    rig.nothing_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_without_vsock_is_reached_over_its_serial_port_where_its_snapshot_allows_that() {
+    let Some(rig) = rig().await else { return };
+    let data = rig.config.data_dir.join("serial");
+    fs::create_dir_all(&data).unwrap();
+    let config = QemuConfig { data_dir: data.clone(), ..rig.config.clone() };
+    let image = bare::without_vsock(&rig.image, &data);
+    let runtime = |name: &str, transport| Runtime { name: name.to_owned(), transport, ..rig.runtime.clone() };
+    let either = AgentTransport::VsockOrSerial;
+    let qemu = Qemu::new(config.clone(), rig.here.clone(), rig.guard.clone());
+    for (runtime, image, transport) in [
+        (runtime("either", either), &rig.image, "vhost_user_vsock"),
+        (runtime("without", either), &image, "serial"),
+        (runtime("serial", AgentTransport::Serial), &rig.image, "serial"),
+    ] {
+        let request = BakeRequest {
+            config: &config,
+            guard: &rig.guard,
+            here: &rig.here,
+            runtime: &runtime,
+            image,
+            network: None,
+            again: true,
+        };
+        bake_snapshot(&request, &Print).await.unwrap();
+        // Clones of one snapshot, each with a port of its own.
+        let slots = [0, 1].map(|number| Slot { runtime: runtime.name.clone(), number });
+        let mut vms = Vec::new();
+        for (slot, cid) in slots.iter().zip(3..) {
+            vms.push(qemu.restore(slot, &identity(cid, 1)).await.unwrap());
+        }
+        for (slot, restored) in slots.iter().zip(vms) {
+            let vm = restored.vm;
+            greet(&qemu, &vm).await;
+            assert_eq!(qemu.transport(&vm), transport, "{}: {:?}", runtime.name, restored.steps);
+            assert_eq!(qemu.listen(&vm, 9000).is_ok(), transport != "serial");
+            if transport == "serial" {
+                // A host that comes again begins anew.
+                greet(&qemu, &vm).await;
+            }
+            qemu.destroy(slot, Some(vm)).await.unwrap();
+        }
+    }
+    // What a snapshot does not allow is no way out.
+    let stubborn = runtime("stubborn", AgentTransport::Vsock);
+    let request = BakeRequest {
+        config: &config,
+        guard: &rig.guard,
+        here: &rig.here,
+        runtime: &stubborn,
+        image: &image,
+        network: None,
+        again: true,
+    };
+    bake_snapshot(&request, &Print).await.unwrap();
+    let slot = Slot { runtime: stubborn.name.clone(), number: 0 };
+    let error = qemu.restore(&slot, &identity(3, 2)).await.unwrap_err();
+    assert!(matches!(error, RestoreError::Timeout { step: "driver", .. }), "{error}");
+    qemu.destroy(&slot, None).await.unwrap();
     rig.nothing_is_left();
 }
 

@@ -64,6 +64,9 @@ impl What {
 pub struct Chunk {
     /// The stage that printed it.
     pub stage: String,
+    /// The case of that stage that printed it. Absent where the stage has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub case: Option<String>,
     /// At most 32 KiB, cut anywhere.
     #[serde(flatten)]
     pub content: Payload,
@@ -74,9 +77,12 @@ pub struct Chunk {
 pub struct Dropped {
     /// The stage that printed it.
     pub stage: String,
+    /// The case of that stage that printed it. Absent where the stage has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub case: Option<String>,
     /// Where.
     pub stream: OutputStream,
-    /// Bytes that are missing. Chunks and these together are what the stage printed.
+    /// Bytes that are missing. Chunks and these together are what the stage, or its case, printed.
     pub bytes: u64,
     /// Pieces in which they came; 0 where that is not known.
     pub chunks: u64,
@@ -98,7 +104,7 @@ pub enum OutputStream {
 pub enum State {
     /// No VM is free: the job waits in its queue. Has the attempt 0.
     Queued,
-    /// An attempt begins. The first event of each attempt.
+    /// An attempt begins. The first event of each attempt that is made.
     Started {
         /// The worker that makes it.
         worker: String,
@@ -110,7 +116,7 @@ pub enum State {
     },
     /// Files go into the VM.
     Uploading,
-    /// A command begins.
+    /// A command begins, or the first of its cases.
     StageStarted {
         /// The stage.
         stage: String,
@@ -125,6 +131,25 @@ pub enum State {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cause: Option<Cause>,
     },
+    /// One of a stage's cases begins. One that is skipped has no events.
+    CaseStarted {
+        /// The stage.
+        stage: String,
+        /// The case.
+        case: String,
+    },
+    /// A case has ended, and its checker with it; all of its output that is live came before.
+    CaseEnded {
+        /// The stage.
+        stage: String,
+        /// The case.
+        case: String,
+        /// What it did.
+        verdict: Verdict,
+        /// More about the verdict, where there is more to say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<Cause>,
+    },
     /// Outputs are fetched from the VM.
     Downloading,
     /// The attempt failed for reasons of our own. Another one follows, unless it was the last.
@@ -132,7 +157,8 @@ pub enum State {
         /// What failed, for people.
         message: String,
     },
-    /// The job has its result. The last event.
+    /// The job has its result. The last event. Alone in its attempt where the job was ended without one: cancelled or
+    /// overdue while it waited, or after its worker had fallen silent.
     Finished {
         /// What became of it.
         status: Status,
@@ -165,17 +191,35 @@ mod tests {
 
     #[test]
     fn events_are_flat_objects_whose_kind_says_what_else_is_there() {
-        let chunk = |bytes: &[u8]| Chunk { stage: "run".into(), content: Payload::from(bytes.to_vec()) };
+        let chunk =
+            |bytes: &[u8]| Chunk { stage: "run".into(), case: None, content: Payload::from(bytes.to_vec()) };
+        let of_case = Chunk { case: Some("2".into()), ..chunk(b"b") };
+        let case_ended = State::CaseEnded {
+            stage: "run".into(),
+            case: "2".into(),
+            verdict: Verdict::WrongAnswer,
+            cause: Some(Cause::Mismatch),
+        };
         let ended =
             State::StageEnded { stage: "run".into(), verdict: Verdict::TimeLimit, cause: Some(Cause::Idle) };
-        let dropped =
-            Dropped { stage: "run".into(), stream: OutputStream::Stderr, bytes: 1 << 40, chunks: 3 };
+        let dropped = Dropped {
+            stage: "run".into(),
+            case: None,
+            stream: OutputStream::Stderr,
+            bytes: 1 << 40,
+            chunks: 3,
+        };
         for (what, fields) in [
             (What::Stdout(chunk(b"a\n")), json!({"kind": "stdout", "stage": "run", "text": "a\n"})),
             (What::Stderr(chunk(b"\xff")), json!({"kind": "stderr", "stage": "run", "base64": "/w=="})),
             (
                 What::Dropped(dropped),
                 json!({"kind": "dropped", "stage": "run", "stream": "stderr", "bytes": 1_u64 << 40, "chunks": 3}),
+            ),
+            (What::Stdout(of_case), json!({"kind": "stdout", "stage": "run", "case": "2", "text": "b"})),
+            (
+                What::State(case_ended),
+                json!({"kind": "state", "state": "case_ended", "stage": "run", "case": "2", "verdict": "wrong_answer", "cause": "mismatch"}),
             ),
             (What::State(State::Queued), json!({"kind": "state", "state": "queued"})),
             (

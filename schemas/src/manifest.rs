@@ -33,6 +33,9 @@ pub struct Manifest {
     pub host: Host,
     /// The channel over which the agent is reached after a restore.
     pub transport: Transport,
+    /// Whether the agent is at the serial port, too: it is reached there where its vsock does not answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub serial: bool,
     /// Highest protocol version of the agent inside.
     pub protocol_version: u32,
     /// The machine the state belongs to.

@@ -78,11 +78,12 @@ fn check_component(component: &str) -> Result<(), PathError> {
 }
 
 /// Whether `pattern` can only match inside the working tree, and means the same to every glob library:
-/// `*`, `?` and `[…]` within one component, `**` across them.
+/// `*`, `?` and `[…]` within one component, `**` across them. One `/` at its end is allowed: all files in directories.
 ///
 /// # Errors
 /// The first rule that it breaks.
 pub fn check_glob(pattern: &str) -> Result<(), PathError> {
+    let pattern = pattern.strip_suffix('/').filter(|directory| !directory.is_empty()).unwrap_or(pattern);
     check_path(pattern)?;
     pattern.split('/').try_for_each(check_glob_component)
 }
@@ -147,12 +148,27 @@ mod tests {
 
     #[test]
     fn patterns_mean_one_thing() {
-        for pattern in ["*.png", "plots/**/*.png", "**", "a?c", "[a-z]x[!0-9]", "[^ab]", "[a-]", "[-a]"] {
+        for pattern in [
+            "*.png",
+            "plots/**/*.png",
+            "**",
+            "a?c",
+            "[a-z]x[!0-9]",
+            "[^ab]",
+            "[a-]",
+            "[-a]",
+            "a/",
+            "*/",
+            "a/b/",
+        ] {
             assert_eq!(check_glob(pattern), Ok(()), "{pattern}");
         }
         let table = [
             ("../*", PathError::Parent),
             ("/tmp/*", PathError::Absolute),
+            ("/", PathError::Absolute),
+            ("a//", PathError::EmptyComponent),
+            ("../", PathError::Parent),
             ("a**", PathError::StarStar),
             ("***", PathError::StarStar),
             ("[a", PathError::Class),

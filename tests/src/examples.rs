@@ -44,6 +44,8 @@ struct ExpectedStage {
     exit_code: Option<i32>,
     stdout: String,
     stderr_contains: Option<String>,
+    #[serde(default)]
+    cases: Vec<Verdict>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,6 +99,8 @@ impl ExpectedStage {
         differ(differences, &at("verdict"), &self.verdict, &run.verdict);
         differ(differences, &at("cause"), &self.cause, &run.cause);
         differ(differences, &at("exit_code"), &self.exit_code, &run.exit_code);
+        let verdicts = stage.cases.iter().map(|case| case.run.verdict).collect();
+        differ(differences, &at("cases"), &self.cases, &verdicts);
         let bytes = self.stdout.len() as u64;
         let content = Payload::Text(self.stdout.clone());
         let stdout = Captured { content, tail: None, bytes, truncated_bytes: 0 };

@@ -267,7 +267,7 @@ async fn suspect(claim: &Claim, failure: &StepFailure) -> Suspect {
         return Suspect::Us;
     }
     match tokio::time::timeout(NEWS_TRAVELS_IN, claim.lost()).await {
-        Ok(Loss::LeaseAtRisk | Loss::Closing | Loss::AllGone) => Suspect::Us,
+        Ok(Loss::LeaseAtRisk | Loss::Closing | Loss::AllGone | Loss::CutOff) => Suspect::Us,
         _ => Suspect::Job,
     }
 }

@@ -37,6 +37,8 @@ pub struct Circumstances {
     pub wake: Option<Duration>,
     /// Its snapshot, once there is a VM.
     pub snapshot: Option<String>,
+    /// What its agent was reached over, once there is a VM.
+    pub transport: Option<&'static str>,
 }
 
 impl Circumstances {
@@ -51,6 +53,7 @@ impl Circumstances {
             claim: None,
             wake: None,
             snapshot: None,
+            transport: None,
         }
     }
 
@@ -58,6 +61,7 @@ impl Circumstances {
     pub fn saw(&mut self, claim: &Claim) {
         self.wake = Some(claim.vm().steps.iter().map(|step| step.took).sum());
         self.snapshot = Some(claim.vm().snapshot.clone());
+        self.transport = Some(claim.vm().transport);
     }
 }
 
@@ -171,6 +175,7 @@ fn ran(job: &Job, circumstances: &Circumstances, executed: Executed, status: Sta
     result.worker = Some(circumstances.worker.clone());
     result.attempt = if circumstances.snapshot.is_some() { circumstances.attempt } else { 0 };
     result.snapshot.clone_from(&circumstances.snapshot);
+    result.transport = circumstances.transport.map(str::to_owned);
     result
 }
 

@@ -27,7 +27,7 @@ use crate::{
     ledger::{Begun, JobKey, Ledger, LedgerError, Token, unix_ms},
     live::{self, Feed, Outlet},
     meters,
-    route::{self, registration},
+    route::{self, Route, registration},
     seams::{Delivery, Properties, Publication, Receipt, ResultSink, Settled, Settlement},
     stop::Running,
     tenants::WaitingRooms,
@@ -102,6 +102,15 @@ impl<L, S> Service<L, S> {
         if let Some(outlet) = &self.outlet {
             let (feed, events) = live::channel(key, 0);
             feed.state(State::Queued);
+            outlet(events);
+        }
+    }
+
+    /// Tells whoever watches that a job has its result without an attempt, after so many that failed.
+    pub(crate) fn tell_ended(&self, route: &Route, key: &JobKey, failed: usize, result: &JobResult) {
+        if let Some(outlet) = self.outlet.as_ref().filter(|_| route.stream) {
+            let (feed, events) = live::channel(key, u32::try_from(failed + 1).unwrap_or(u32::MAX));
+            feed.finished(result);
             outlet(events);
         }
     }
@@ -185,7 +194,9 @@ async fn handle_within<L: Ledger, S: ResultSink, R: Receipt>(
         let result = finish::infra_error(&job, service.worker(), &history);
         return commit(service, &job, &token, result, properties, receipt, &feed).await;
     }
-    let result = match attempt(service, &job, &token, &history, cancelled, arrived, &feed).await {
+    let attempted = attempt(service, &job, &token, &history, cancelled, arrived, &feed).await;
+    receipt.executed();
+    let result = match attempted {
         Attempted::Result(result) => *result,
         Attempted::Lost => {
             tracing::warn!(

@@ -86,7 +86,7 @@ pub async fn cancel<L: Ledger, S: ResultSink>(
 /// Ends a job that nobody runs, if it is to be ended.
 async fn end<L: Ledger, S: ResultSink>(service: &Service<L, S>, key: &JobKey) -> Result<(), LedgerError> {
     let Seized::Seized(seizure) = service.ledger.seize(key, service.worker()).await? else { return Ok(()) };
-    let Seizure { token, route, cancelled, .. } = *seizure;
+    let Seizure { token, route, cancelled, history, .. } = *seizure;
     let (route, reason) =
         (Route::decode(&route), if cancelled { StopReason::Cancelled } else { StopReason::Deadline });
     let mut result = route.result(key, reason.status(), Some(reason.cause()));
@@ -96,6 +96,7 @@ async fn end<L: Ledger, S: ResultSink>(service: &Service<L, S>, key: &JobKey) ->
     match service.ledger.commit(&token, body.clone()).await? {
         Commit::Committed => {
             meters::ended(&result);
+            service.tell_ended(&route, key, history.len(), &result);
             publish(service, key, route.publication(key, body)).await
         }
         Commit::Lost => Ok(()),

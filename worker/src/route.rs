@@ -22,6 +22,9 @@ pub struct Route {
     pub stages: Vec<String>,
     /// How urgent it is.
     pub lane: Lane,
+    /// Whether it has live events.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
     /// Echoed in the result.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub metadata: serde_json::Map<String, serde_json::Value>,
@@ -40,6 +43,7 @@ impl Route {
             runtime: job.runtime.clone(),
             stages: job.stages.iter().map(|stage| stage.name.clone()).collect(),
             lane: job.lane,
+            stream: job.stream,
             metadata: job.metadata.clone(),
             reply_to: properties.reply_to.clone(),
             correlation_id: properties.correlation_id.clone(),

@@ -82,6 +82,9 @@ pub trait Receipt: Send + Sync + 'static {
     /// Its job begins after all.
     fn resume(&mut self) {}
 
+    /// Its job has no VM any more, only its result on the way: another may have its place.
+    fn executed(&mut self) {}
+
     /// Resolves when what has not begun should go back, since its source is to end. Cancel safe.
     fn withdrawn(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()

@@ -98,7 +98,7 @@ async fn a_batch_holds_little_of_however_many_and_however_long_jobs() {
     let (prefix, directory) = (prefix(), tempfile::tempdir().unwrap());
     let answering = answering(&vhost, &Names::new(&prefix).unwrap()).await;
     let few = peak(&vhost, &prefix, directory.path(), 2000, 10).await;
-    let many = if full() { 100_000 } else { 10_000 };
+    let many = if full() { 1_000_000 } else { 10_000 };
     let more = peak(&vhost, &prefix, directory.path(), many, 11).await;
     // A name of eight bytes for each, in a table that may be half empty and is copied when it grows.
     assert!(more < few + 16 * MIB + many as u64 * 64, "{few} for few, {more} for many");

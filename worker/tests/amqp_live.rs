@@ -14,10 +14,20 @@ mod broker;
 use std::time::Duration;
 
 use amqp_rig::{Producer, Setup, job};
-use broker::{names, until, vhost};
-use hearth_schemas::event::{Event, State, What};
-use hearth_worker::amqp::client::JobClient;
-use lapin::{options::QueueBindOptions, types::FieldTable};
+use broker::{Private, names, until, vhost};
+use hearth_schemas::{
+    event::{Event, State, What},
+    result::{Status, Verdict},
+};
+use hearth_worker::{
+    amqp::{client::JobClient, control::Control},
+    ledger::Ledger,
+};
+use lapin::{
+    BasicProperties,
+    options::{QueueBindOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
 use serde_json::{Value, json};
 
 fn watched(id: &str, input: &str) -> Value {
@@ -29,14 +39,15 @@ fn watched(id: &str, input: &str) -> Value {
 /// A queue that gets what this key selects.
 async fn bound(producer: &Producer, setup: &Setup, key: &str) -> String {
     let queue = producer.client.own_queue().await;
+    bind(producer, setup, &queue, key).await;
+    queue
+}
+
+async fn bind(producer: &Producer, setup: &Setup, queue: &str, key: &str) {
     let (exchange, options) = (setup.names.events(), QueueBindOptions::default());
     let channel = &producer.client.channel;
     let key = key.into();
-    channel
-        .queue_bind(queue.as_str().into(), exchange.into(), key, options, FieldTable::default())
-        .await
-        .unwrap();
-    queue
+    channel.queue_bind(queue.into(), exchange.into(), key, options, FieldTable::default()).await.unwrap();
 }
 
 async fn next(producer: &Producer, queue: &str) -> (String, Event) {
@@ -144,5 +155,145 @@ async fn a_flood_is_told_in_order_with_what_the_broker_did_not_take_marked() {
     }
     assert_eq!(shown + dropped, result.stages[0].run.stdout.bytes);
     assert_eq!(shown + dropped, 8 << 20);
+    worker.drain().await;
+}
+
+/// Whoever follows a job that waits, and is ended there, is told of its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_ended_while_it_waits_has_its_last_event() {
+    let Some(vhost) = vhost() else { return };
+    let setup = Setup { slots: 1, ..Setup::new(&vhost.endpoint, &names()) };
+    let worker = setup.worker("w1").await;
+    let producer = setup.producer().await;
+    producer.send(&job("runs", "60000ms")).await;
+    until("the only VM is taken", async || setup.ran().len() == 1).await;
+    let mut late = watched("late", "x");
+    late["deadline_ms"] = 2000.into();
+    let unwatched = job("unwatched", "x");
+    for (job, status) in [(watched("gone", "x"), Status::Cancelled), (late, Status::Expired)] {
+        let id = job["id"].as_str().unwrap();
+        let queue = bound(&producer, &setup, &format!("{id}.*")).await;
+        producer.send(&job).await;
+        assert_eq!(next(&producer, &queue).await.1.what, What::State(State::Queued));
+        if status == Status::Cancelled {
+            cancel(&producer, &setup, id).await;
+        }
+        let (key, event) = next(&producer, &queue).await;
+        assert_eq!((key, event.attempt, event.seq), (format!("{id}.state"), 1, 1));
+        assert_eq!(event.what, What::State(State::Finished { status, verdict: None }));
+        assert_eq!(producer.result().await.status, status);
+    }
+    let nothing = bound(&producer, &setup, "unwatched.*").await;
+    producer.send(&unwatched).await;
+    until("it waits", async || producer.left().await > 0).await;
+    cancel(&producer, &setup, "unwatched").await;
+    assert_eq!(producer.result().await.status, Status::Cancelled);
+    cancel(&producer, &setup, "runs").await;
+    assert_eq!(producer.result().await.status, Status::Cancelled);
+    worker.drain().await;
+    assert_eq!(producer.client.count(&nothing).await, 0, "it did not ask");
+}
+
+/// So is whoever follows a job whose worker died, when its time is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_worker_died_has_its_last_event() {
+    let Some(vhost) = vhost() else { return };
+    let setup = Setup::new(&vhost.endpoint, &names());
+    let worker = setup.worker("w1").await;
+    let producer = setup.producer().await;
+    let mine = bound(&producer, &setup, "mine.*").await;
+    let mut job = watched("mine", "60000ms");
+    job["deadline_ms"] = 4000.into();
+    producer.send(&job).await;
+    until("it runs", async || setup.ran().len() == 1).await;
+    worker.kill().await;
+    let worker = setup.worker("w2").await;
+    let last = loop {
+        let (_, event) = next(&producer, &mine).await;
+        if let What::State(State::Finished { status, .. }) = event.what {
+            break (status, event.attempt);
+        }
+    };
+    assert_eq!(last, (Status::Expired, 2));
+    assert_eq!(producer.result().await.status, Status::Expired);
+    worker.drain().await;
+}
+
+async fn cancel(producer: &Producer, setup: &Setup, id: &str) {
+    let cancel = Control::Cancel { tenant: "default".into(), id: id.into() }.encode();
+    producer.client.publish(&setup.names.control(), "", BasicProperties::default(), &cancel).await;
+}
+
+/// Events that the broker did not confirm before it died are told again: a number may come twice, and none is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_and_comes_back_is_told_what_it_missed() {
+    let Some(private) = Private::start() else { return };
+    private.ready().await;
+    let setup = Setup::new(&private.endpoint(), &names());
+    let worker = setup.worker("w1").await;
+    let producer = setup.producer().await;
+    // It outlives the broker, as what is in it does not.
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let declared = producer.client.channel.queue_declare("mine".into(), options, FieldTable::default());
+    declared.await.unwrap();
+    bind(&producer, &setup, "mine", "j.*").await;
+    producer.send(&watched("j", "6000ms")).await;
+    let mut seqs = Vec::new();
+    while seqs.len() < 5 {
+        let (_, event) = next(&producer, "mine").await;
+        seqs.push(event.seq);
+    }
+    private.kill();
+    drop(producer);
+    worker.down().await;
+    private.begin();
+    private.ready().await;
+    worker.up().await;
+    let producer = setup.producer().await;
+    loop {
+        let (_, event) = next(&producer, "mine").await;
+        assert!(event.seq <= seqs.last().unwrap() + 1, "{seqs:?}, then {event:?}");
+        seqs.push(event.seq);
+        if let What::State(State::Finished { verdict, .. }) = event.what {
+            assert_eq!((event.seq, verdict), (7, Some(Verdict::Accepted)));
+            break;
+        }
+    }
+    worker.drain().await;
+    assert_eq!(setup.ran().len(), 1, "the job went on meanwhile");
+}
+
+/// A broker that takes nothing holds no job up; what it did not take is dropped and marked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_takes_nothing_holds_no_job_up() {
+    let Some(private) = Private::start() else { return };
+    private.ready().await;
+    let setup = Setup { slots: 1, ..Setup::new(&private.endpoint(), &names()) };
+    let worker = setup.worker("w1").await;
+    let producer = setup.producer().await;
+    let mine = bound(&producer, &setup, "flood.*").await;
+    let stage = |name: &str, stdin: &str| json!({"name": name, "argv": ["cat"], "stdin": stdin, "limits": {"wall_ms": 30_000, "output_kib": 65_536}});
+    let stages = [stage("wait", "15000ms"), stage("flood", &"y\n".repeat(4 << 20))];
+    producer.send(&json!({"id": "flood", "runtime": "python", "stages": stages, "stream": true})).await;
+    until("its first stage runs", async || setup.ran().len() == 1).await;
+    private.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]);
+    until("it has a result that nobody takes", async || {
+        setup.ledger.unpublished(Duration::ZERO, 10).await.unwrap().len() == 1
+    })
+    .await;
+    private.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    let result = producer.result().await;
+    assert_eq!(result.verdict, Some(Verdict::Accepted), "{result:#?}");
+    let (mut shown, mut dropped) = (0, 0);
+    loop {
+        match next(&producer, &mine).await.1.what {
+            What::Stdout(chunk) => shown += chunk.content.decode().unwrap().len() as u64,
+            What::Dropped(mark) => dropped += mark.bytes,
+            What::State(State::Finished { .. }) => break,
+            _ => {}
+        }
+    }
+    assert_eq!(shown + dropped, (8 << 20) + "15000ms".len() as u64);
+    assert!(dropped > 0, "{shown} bytes were shown");
     worker.drain().await;
 }

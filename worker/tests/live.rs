@@ -141,3 +141,45 @@ async fn a_retry_says_so_by_its_attempt() {
         }
     }
 }
+
+/// What is told of a stage with cases, a word for each event.
+async fn of_cases(rig: &mut Rig, id: &str, stream_cases: bool) -> Vec<String> {
+    let case = |name: &str, stdin: &str| json!({"name": name, "stdin": stdin, "expect": {"stdout": "1"}});
+    let cases = [case("a", "1"), case("b", "2"), case("c", "1")];
+    let stage = json!({"name": "run", "argv": ["run"], "cases": cases, "stop_on_failure": true, "stream_cases": stream_cases});
+    let job = json!({"id": id, "runtime": "python", "stages": [stage], "stream": true});
+    let result = rig.submit(job).await;
+    assert_eq!(result.verdict, Some(Verdict::WrongAnswer), "{result:#?}");
+    let watched = rig.watched.lock().unwrap().pop().unwrap();
+    let word = |event: Event| match event.what {
+        What::State(State::StageStarted { stage }) => format!("+{stage}"),
+        What::State(State::StageEnded { stage, verdict, .. }) => format!("-{stage} {}", verdict.as_str()),
+        What::State(State::CaseStarted { stage, case }) => format!("+{stage}/{case}"),
+        What::State(State::CaseEnded { stage, case, verdict, .. }) => {
+            format!("-{stage}/{case} {}", verdict.as_str())
+        }
+        What::Stdout(chunk) => {
+            let text = String::from_utf8(chunk.content.decode().unwrap()).unwrap();
+            format!("{}/{} {text}", chunk.stage, chunk.case.unwrap())
+        }
+        other => other.kind().to_owned(),
+    };
+    all(watched).await.into_iter().skip(3).map(word).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn cases_are_told_of_one_by_one_and_what_they_print_where_the_stage_asks() {
+    let mut rig = Rig::new(1, |asked| Ran::prints(asked.stdin.clone()));
+    rig.serve();
+    let (one, two) = (["+run", "+run/a"], ["-run/a accepted", "+run/b"]);
+    let end = ["-run/b wrong_answer", "-run wrong_answer", "state"];
+    assert_eq!(of_cases(&mut rig, "j", false).await, [&one[..], &two, &end].concat());
+    assert_eq!(
+        of_cases(&mut rig, "k", true).await,
+        [&one[..], &["run/a 1"], &two, &["run/b 2"], &end].concat()
+    );
+    let again = rig.submit(json!({"id": "l", "runtime": "python", "stages": [{"name": "a", "argv": ["a"], "stream_cases": true}]}));
+    let refusal = again.await.refusal.unwrap();
+    assert_eq!(refusal.field.as_deref(), Some("stages[0].stream_cases"));
+    rig.check().await;
+}

@@ -12,7 +12,7 @@ mod amqp_rig;
 mod broker;
 mod terminal;
 
-use std::{net::TcpListener, process::Command, sync::Arc};
+use std::{net::TcpListener, os::unix::process::ExitStatusExt as _, process::Command, sync::Arc};
 
 use amqp_rig::{Producer, Setup, job, quick};
 use broker::{Vhost, prefix, until, vhost};
@@ -158,7 +158,39 @@ async fn what_workers_do_is_seen_and_one_that_is_away_is_seen_as_such() {
 
     on_a_terminal(&worker, &away).await;
     for_scripts(&worker, &away);
+    worker_that_goes(worker).await;
+}
+
+/// A worker that no longer answers is seen as such, and the terminal is given back as ever.
+async fn worker_that_goes(worker: Worker) {
+    let mut terminal = Terminal::run(hearth_top(&["--interval", "0.2", &worker.address]));
+    terminal.see("1 of 1 workers ready").await;
     worker.drain().await;
+    terminal.see("0 of 1 workers ready").await;
+    terminal.see("unreachable: ").await;
+    terminal.press(b"q");
+    let (status, contents) = terminal.end().await;
+    assert_eq!(status.code(), Some(0), "{contents}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_gives_the_terminal_back_and_is_read_there() {
+    if !cfg!(feature = "failpoints") {
+        eprintln!(
+            "SKIPPED: panics of `hearth top`: it is built without failpoints (--all-features has them)"
+        );
+        return;
+    }
+    let away = format!("127.0.0.1:{}", free_port());
+    let mut top = hearth_top(&["--interval", "0.2", &away]);
+    // Not the first drawing: the terminal is its own by then.
+    top.env("FAILPOINTS", "top::draws=5*off->panic(as the test says)");
+    // Wherever this runs: a trace is longer than the terminal is high.
+    top.env("RUST_BACKTRACE", "0");
+    let (status, contents) = Terminal::run(top).end().await;
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "as shipped, without unwinding:\n{contents}");
+    assert!(contents.contains("as the test says"), "{contents}");
+    assert!(!contents.contains("workers ready"), "what was there before is back:\n{contents}");
 }
 
 /// How it is ended, with which exit code, and by what.

@@ -49,7 +49,7 @@ pub(super) fn first() -> Result<(), BootError> {
 /// Everything else, in the real root.
 pub(super) fn rest() -> Result<(), BootError> {
     mount_at("tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV, Some(RUN_OPTIONS))?;
-    mount_at("cgroup2", "/sys/fs/cgroup", PLAIN, None)?;
+    mount_cgroups()?;
     for directory in ["/dev/shm", "/dev/pts"] {
         let _ = rustix::fs::mkdir(directory, 0o755.into());
     }
@@ -69,6 +69,13 @@ pub(super) fn rest() -> Result<(), BootError> {
         let _ = rustix::fs::symlink(target, link);
     }
     mount_early_tree().map_err(BootError::step("mounting the early working tree"))
+}
+
+/// A process that joins a cgroup waits for a grace period of RCU unless the hierarchy favours that over forks (cgroup-v2:
+/// `favordynmods`, Linux 6.0 and later).
+fn mount_cgroups() -> Result<(), BootError> {
+    let at = "/sys/fs/cgroup";
+    mount_at("cgroup2", at, PLAIN, Some(c"favordynmods")).or_else(|_| mount_at("cgroup2", at, PLAIN, None))
 }
 
 /// Mounts an empty working tree and an empty /tmp in memory.

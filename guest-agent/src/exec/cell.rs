@@ -34,20 +34,20 @@ pub(super) async fn run_in_cell(
     agent: &Agent,
     control: &mut Stream,
     plan: &Plan,
-    streams: Streams,
+    mut streams: Streams,
     jail: &Jail,
     order: &[u8],
 ) -> Result<Exited, ExecError> {
     let cell = agent.cells().take(agent, jail).await?;
     let group = agent.groups().create(&bounds(plan, 0))?;
-    let (ends, stdio) = pipes(streams.input.is_some()).map_err(ExecError::Launch)?;
+    let (ends, stdio) = pipes(&mut streams.input).map_err(ExecError::Launch)?;
     let procs = group.processes()?;
     // Until the cell is fit for the next one: what is left in it counts against the job's disk.
     let turn = tokio::select! {
         turn = agent.cells().turn(), if plan.inline => Some(turn),
         () = std::future::ready(()), if !plan.inline => None,
         Host::Kill | Host::Gone = listen(&mut control.receiver) => {
-            group.remove().await;
+            agent.groups().remove(group).await;
             agent.cells().give_back(cell, true).await;
             return Ok(Exited { killed: true, ..Exited::default() });
         }
@@ -60,11 +60,11 @@ pub(super) async fn run_in_cell(
     let ended = async {
         let left = cell.ended().await;
         clean = left.clean;
-        Ended { ending: left.ending, wall: left.wall, refused: left.refused }
+        Ended { ending: left.ending, wall: left.wall, refused: left.refused, alone: left.wall.is_some() }
     };
     let begun = Begun { ends, pid: cell.keeper(), report: None, status: None, spare: 0 };
     let exited = see_to(agent, both(control), plan, streams, &group, begun, ended).await;
-    group.remove().await;
+    agent.groups().remove(group).await;
     agent.cells().give_back(cell, clean).await;
     drop(turn);
     exited

@@ -91,6 +91,12 @@ impl Limits {
         too_large.then_some(LimitHit::FileSize)
     }
 
+    /// The limit that what was written to the two streams is beyond. Output may be seen only when its command has ended.
+    pub(crate) fn printed(&self, stdout_bytes: u64, stderr_bytes: u64) -> Option<LimitHit> {
+        let beyond = |limit| stdout_bytes > limit || stderr_bytes > limit;
+        self.output_bytes.is_some_and(beyond).then_some(LimitHit::Output)
+    }
+
     /// CPU seconds after which the kernel ends a single process of the command by itself.
     pub(crate) fn cpu_backstop_seconds(&self) -> Option<u64> {
         self.cpu_us.map(|us| us.div_ceil(1_000_000).saturating_add(1))
@@ -196,6 +202,15 @@ mod tests {
         assert_eq!(limits.told_by(Ending::Signal(libc::SIGKILL)), None);
         assert_eq!(limits.told_by(Ending::Code(libc::SIGXFSZ)), None);
         assert_eq!(Limits::default().told_by(signalled), None);
+    }
+
+    #[test]
+    fn output_beyond_its_limit_is_told_of_either_stream_whenever_it_is_seen() {
+        let limits = Limits { output_bytes: Some(10), ..Limits::default() };
+        assert_eq!(limits.printed(10, 10), None);
+        assert_eq!(limits.printed(11, 0), Some(LimitHit::Output));
+        assert_eq!(limits.printed(0, 11), Some(LimitHit::Output));
+        assert_eq!(Limits::default().printed(u64::MAX, u64::MAX), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::{
     cells::CellError,
     copies::{Copy, CopyError},
     fault::Refusal,
-    group::{Bounds, Counted, Group, GroupError},
+    group::{Bounds, Group, GroupError, Total},
     jail::{self, Filter, JailError},
     quota::QuotaError,
     reaper::Ending,
@@ -109,8 +109,8 @@ pub(crate) async fn run(
         // It changes the tree that they show.
         agent.cells().clear().await;
     }
-    let tree = agent.tree();
-    let cwd = tree.open_dir(&plan.cwd).map_err(|source| ExecError::Cwd { path: plan.cwd.clone(), source })?;
+    let cwd = agent.tree().open_dir(&plan.cwd);
+    let cwd = cwd.map_err(|source| ExecError::Cwd { path: plan.cwd.clone(), source })?;
     let _hold = agent.quota().hold(plan.limits.disk_bytes, plan.limits.files)?;
     if let Some((jail, order)) = cell::order_for(agent, &plan) {
         return cell::run_in_cell(agent, control, &plan, streams, jail, &order).await;
@@ -122,7 +122,7 @@ pub(crate) async fn run(
         streams.fill(copy).await?;
     }
     let exited = in_group(agent, control, &plan, streams, &group, cwd, copy.as_ref()).await;
-    group.remove().await;
+    agent.groups().remove(group).await;
     if let Some(copy) = copy {
         copy.discard().await;
     }
@@ -148,12 +148,12 @@ async fn in_group(
     agent: &Agent,
     control: &mut Stream,
     plan: &Plan,
-    streams: Streams,
+    mut streams: Streams,
     group: &Group,
     cwd: OwnedFd,
     copy: Option<&Copy>,
 ) -> Result<Exited, ExecError> {
-    let (ends, stdio) = pipes(streams.input.is_some()).map_err(ExecError::Launch)?;
+    let (ends, stdio) = pipes(&mut streams.input).map_err(ExecError::Launch)?;
     let filter = (plan.user == User::Job).then(|| Filter::of_jobs(plan.ip));
     let cell = agent.jail_of(plan.user).map(|jail| Cell { jail, cwd: &plan.cwd_in_tree, copy });
     if let (true, Some(cell)) = (plan.ip, &cell) {
@@ -177,7 +177,7 @@ async fn in_group(
     let ended = agent.reaper().register(launched.pid);
     let ended = async {
         let ending = ended.await.unwrap_or(Ending::Signal(Signal::KILL.as_raw()));
-        Ended { ending, wall: None, refused: None }
+        Ended { ending, wall: None, refused: None, alone: false }
     };
     drop(cwd);
     let spare = if cell.is_some() { jail::OWN_PROCESSES } else { 0 };
@@ -230,11 +230,14 @@ async fn see_to(
         let supervisor = Supervisor { limits: &plan.limits, group, quota: agent.quota(), pid };
         let mut outcome = supervisor.watch(control, report, ended, &mut output_over).await;
         outcome.ending = status.as_ref().and_then(jail::status_of).unwrap_or(outcome.ending);
-        group.empty().await?;
+        if !outcome.alone {
+            group.empty().await?;
+        }
         // Once, when nothing can use any more.
-        let used = Used { counted: group.counted(), disk: agent.quota().used() };
+        let killed = outcome.ending.signal() == Some(libc::SIGKILL);
+        let used = Used { total: group.total(killed), disk: agent.quota().used() };
         if !outcome.killed && !outcome.host_gone {
-            let beyond = || plan.limits.exceeded(&used.counted, &used.disk.unwrap_or_default());
+            let beyond = || plan.limits.exceeded(&used.total.counted, &used.disk.unwrap_or_default());
             outcome.limit = outcome.limit.or_else(beyond);
         }
         outcome.limit = outcome.limit.or_else(|| plan.limits.told_by(outcome.ending));
@@ -259,24 +262,25 @@ async fn see_to(
         };
         (outcome, used, stdout, stderr)
     };
-    let usage = used.usage(group, &outcome, spare);
+    let usage = used.usage(&outcome, spare);
     outcome.exited(plan, stdout, stderr, usage)
 }
 
 /// What a command and all that it started have used.
 struct Used {
-    counted: Counted,
+    total: Total,
     disk: Option<DiskUse>,
 }
 
 impl Used {
-    fn usage(&self, group: &Group, outcome: &Outcome, spare: u64) -> Usage {
+    fn usage(&self, outcome: &Outcome, spare: u64) -> Usage {
+        let Total { counted, memory_peak_bytes, processes_peak } = self.total;
         Usage {
             wall_us: u64::try_from(outcome.wall.as_micros()).unwrap_or(u64::MAX),
-            user_us: self.counted.user_us,
-            system_us: self.counted.system_us,
-            memory_peak_bytes: group.memory_peak_bytes(),
-            processes_peak: group.processes_peak().map(|peak| peak.saturating_sub(spare)),
+            user_us: counted.user_us,
+            system_us: counted.system_us,
+            memory_peak_bytes,
+            processes_peak: processes_peak.map(|peak| peak.saturating_sub(spare)),
             disk_bytes: self.disk.map(|used| used.bytes),
         }
     }
@@ -299,10 +303,12 @@ impl Outcome {
             Some(spawn::Refused::Setup(step, source)) => return Err(ExecError::Setup { step, source }),
             None => {}
         }
+        // Of a command that ended at once, nothing was counted before its end.
+        let printed = || plan.limits.printed(stdout.bytes, stderr.bytes).filter(|_| !self.killed);
         Ok(Exited {
             exit_code: self.ending.code(),
             signal: self.ending.signal(),
-            limit_hit: self.limit.unwrap_or(LimitHit::None) as i32,
+            limit_hit: self.limit.or_else(printed).unwrap_or(LimitHit::None) as i32,
             killed: self.killed,
             usage: Some(usage),
             stdout_bytes: stdout.bytes,

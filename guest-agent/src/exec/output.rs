@@ -1,6 +1,9 @@
 //! Carries a command's output to the host, and its input from there.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use bytes::{Bytes, BytesMut};
 use hearth_schemas::{
@@ -12,10 +15,14 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
     sync::{mpsc, watch},
+    time::timeout,
 };
 
-use super::streams::Input;
+use super::{streams::Input, supervise::TICK};
 use crate::live::Copier;
+
+/// What is read at once of output that has ended already.
+const SHORT_BYTES: usize = 4096;
 
 /// Counts output, and says how much of it is still within the limit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,30 +134,68 @@ impl Output<'_> {
     pub(super) async fn carry(self) -> Carried {
         let Self { pipe, mut to, live, limit, over, mut gone } = self;
         let mut cap = Cap { limit, seen: 0 };
-        let mut buffer = vec![0u8; DATA_CHUNK_BYTES];
-        if let Ok(mut pipe) = pipe::Receiver::from_owned_fd(pipe) {
-            loop {
-                let read = tokio::select! {
-                    biased;
-                    read = pipe.read(&mut buffer) => read.unwrap_or(0),
-                    // Asked of the kernel itself: the runtime's idea of readiness may be older than the last write.
-                    _ = gone.wait_for(|gone| *gone) => rustix::io::read(pipe.as_fd(), &mut buffer).unwrap_or(0),
-                };
-                if read == 0 {
-                    break;
-                }
-                let passing = buffer.get(..cap.admit(read)).unwrap_or_default();
-                if let Some(live) = &live {
-                    live.data(passing);
-                }
-                to.pass(passing).await;
-                if cap.over() {
-                    let _ = over.try_send(());
-                }
+        // Only what is short and comes at once is worth no more than a look at its end.
+        let over_soon = matches!(to, To::Inline { .. })
+            && live.is_none()
+            && timeout(TICK, gone.wait_for(|gone| *gone)).await.is_ok_and(|told| told.is_ok());
+        let mut buffer = Vec::with_capacity(if over_soon { SHORT_BYTES } else { DATA_CHUNK_BYTES });
+        let mut source = match over_soon {
+            true => Source::ended(pipe),
+            false => Source::running(pipe),
+        };
+        while let Ok(source) = &mut source {
+            buffer.clear();
+            let read = source.read(&mut buffer, &mut gone).await;
+            if read == 0 {
+                break;
+            }
+            let passing = buffer.get(..cap.admit(read)).unwrap_or_default();
+            if let Some(live) = &live {
+                live.data(passing);
+            }
+            to.pass(passing).await;
+            if cap.over() {
+                let _ = over.try_send(());
             }
         }
         Carried { bytes: cap.seen, rest: to.end().await }
     }
+}
+
+/// The end of a pipe that is read.
+enum Source {
+    /// Its writers may still live.
+    Running(pipe::Receiver),
+    /// They are gone: whatever there is, is in it.
+    Ended(OwnedFd),
+}
+
+impl Source {
+    fn running(pipe: OwnedFd) -> io::Result<Self> {
+        pipe::Receiver::from_owned_fd(pipe).map(Self::Running)
+    }
+
+    fn ended(pipe: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        Ok(Self::Ended(pipe))
+    }
+
+    /// Reads into what room there is. 0: there is no more.
+    async fn read(&mut self, buffer: &mut Vec<u8>, gone: &mut watch::Receiver<bool>) -> usize {
+        match self {
+            Self::Running(pipe) => tokio::select! {
+                biased;
+                read = pipe.read_buf(buffer) => read.unwrap_or(0),
+                // Asked of the kernel itself: the runtime's idea of readiness may be older than the last write.
+                _ = gone.wait_for(|gone| *gone) => read_now(pipe.as_fd(), buffer),
+            },
+            Self::Ended(pipe) => read_now(pipe.as_fd(), buffer),
+        }
+    }
+}
+
+fn read_now(pipe: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> usize {
+    rustix::io::read(pipe, rustix::buffer::spare_capacity(buffer)).unwrap_or(0)
 }
 
 /// Feeds a command's stdin until the host ends it or nobody reads any more.

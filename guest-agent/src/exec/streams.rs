@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use hearth_wire::{Connection, Sender, Stream, StreamReceiver};
 use rustix::{
     fs::{Mode, OFlags},
@@ -56,7 +56,7 @@ impl Streams {
         Ok(())
     }
 
-    /// Where stdout and stderr go, and what is read. `control` is where the request came from.
+    /// Where stdout and stderr go, and what is yet to be read. `control` is where the request came from.
     pub(super) fn targets(self, control: &Sender) -> ([To<'_>; 2], Option<Input>) {
         let to = match self.output {
             Some(output) => output.map(|sender| To::Stream(Some(sender))),
@@ -73,17 +73,33 @@ pub(super) struct Ends {
     pub(super) stderr: OwnedFd,
 }
 
-/// The agent's ends, and the command's.
-pub(super) fn pipes(with_stdin: bool) -> Result<(Ends, [OwnedFd; 3]), Errno> {
-    let (child_stdin, stdin) = if with_stdin {
+/// The agent's ends, and the command's. Input that is all here is in the pipe already, and taken.
+pub(super) fn pipes(input: &mut Option<Input>) -> Result<(Ends, [OwnedFd; 3]), Errno> {
+    let (child_stdin, stdin) = if input.is_some() {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        (read, Some(write))
+        (read, pour(input, write)?)
     } else {
         (rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, None)
     };
     let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
     Ok((Ends { stdin, stdout, stderr }, [child_stdin, child_stdout, child_stderr]))
+}
+
+/// Fills an empty pipe as far as it goes. Keeps it if there is more to come.
+fn pour(input: &mut Option<Input>, pipe: OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+    let Some(Input::Bytes(bytes)) = input else { return Ok(Some(pipe)) };
+    rustix::io::ioctl_fionbio(&pipe, true)?;
+    match rustix::io::write(&pipe, bytes) {
+        Ok(written) => bytes.advance(written),
+        Err(Errno::AGAIN) => {}
+        Err(errno) => return Err(errno),
+    }
+    if !bytes.is_empty() {
+        return Ok(Some(pipe));
+    }
+    *input = None;
+    Ok(None)
 }
 
 /// Both directions of the stream of a request.

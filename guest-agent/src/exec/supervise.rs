@@ -16,7 +16,7 @@ use super::{limits::Limits, spawn::Refused};
 use crate::{group::Group, quota::Quota, reaper::Ending};
 
 /// How often counters are compared with limits.
-const TICK: Duration = Duration::from_millis(15);
+pub(super) const TICK: Duration = Duration::from_millis(15);
 
 /// What to watch.
 pub(super) struct Supervisor<'a> {
@@ -36,6 +36,8 @@ pub(super) struct Outcome {
     /// The host is not there to hear of it.
     pub(super) host_gone: bool,
     pub(super) wall: Duration,
+    /// As [`Ended::alone`].
+    pub(super) alone: bool,
 }
 
 /// That a command is gone, as whoever started it knows it.
@@ -46,6 +48,8 @@ pub(super) struct Ended {
     pub(super) wall: Option<Duration>,
     /// Where no report says so.
     pub(super) refused: Option<Refused>,
+    /// Whether all that it started is known to be gone, too.
+    pub(super) alone: bool,
 }
 
 /// What the host says on the stream of an exec.
@@ -99,14 +103,14 @@ impl Supervisor<'_> {
                 self.kill(reported);
             }
         };
-        let Ended { ending, wall, refused: unable } = ended;
+        let Ended { ending, wall, refused: unable, alone } = ended;
         let wall = wall.unwrap_or_else(|| started.elapsed());
         if !reported {
             refused = report.await;
         }
         let refused = refused.or(unable);
         let (killed, host_gone) = (host.is_some(), host == Some(Host::Gone));
-        Outcome { ending, refused, limit, killed, host_gone, wall }
+        Outcome { ending, refused, limit, killed, host_gone, wall, alone }
     }
 
     fn exceeded(&self) -> Option<LimitHit> {

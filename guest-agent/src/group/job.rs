@@ -4,6 +4,7 @@ use std::{
     fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -25,8 +26,29 @@ pub(crate) struct Group {
     path: Option<PathBuf>,
     dir: File,
     cpu: File,
-    memory_events: Option<File>,
-    pids_events: Option<File>,
+    memory: Option<Counter>,
+    pids: Option<Counter>,
+    /// Most processes that it may have.
+    processes: Option<u64>,
+}
+
+/// A file of counters that is opened when it is needed, and stays open.
+#[derive(Debug)]
+struct Counter {
+    name: &'static str,
+    file: OnceLock<Option<File>>,
+}
+
+impl Counter {
+    fn new(name: &'static str) -> Self {
+        Self { name, file: OnceLock::new() }
+    }
+
+    /// 0 when it cannot be read.
+    fn value(&self, dir: &File, key: &str) -> u64 {
+        let file = self.file.get_or_init(|| files::open(dir, self.name).ok());
+        file.as_ref().and_then(|file| files::value_of(&files::read(file.as_fd()), key)).unwrap_or(0)
+    }
 }
 
 /// What the kernel has counted so far.
@@ -42,6 +64,16 @@ pub(crate) struct Counted {
     pub(crate) forks_refused: u64,
 }
 
+/// What a command and all that it started have used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Total {
+    pub(crate) counted: Counted,
+    /// In bytes, where the kernel counts it.
+    pub(crate) memory_peak_bytes: Option<u64>,
+    /// Processes and threads at once, where the kernel counts them.
+    pub(crate) processes_peak: Option<u64>,
+}
+
 impl Group {
     /// Of a directory that is there. Nothing of it is left when this fails.
     pub(super) fn new(path: &Path, controllers: Controllers, bounds: &Bounds) -> Result<Self, GroupError> {
@@ -50,10 +82,6 @@ impl Group {
 
     fn open(path: &Path, controllers: Controllers, bounds: &Bounds) -> Result<Self, GroupError> {
         let dir = files::open_dir(path)?;
-        let optional = |there: bool, name| there.then(|| files::open(&dir, name)).transpose();
-        if controllers.memory {
-            files::write(&dir, "memory.oom.group", "1")?;
-        }
         if let Some(bytes) = bounds.memory_bytes {
             files::write(&dir, "memory.max", &bytes.to_string())?;
         }
@@ -63,8 +91,9 @@ impl Group {
         Ok(Self {
             path: Some(path.to_owned()),
             cpu: files::open(&dir, "cpu.stat")?,
-            memory_events: optional(controllers.memory, "memory.events")?,
-            pids_events: optional(controllers.pids, "pids.events")?,
+            memory: controllers.memory.then(|| Counter::new("memory.events")),
+            pids: controllers.pids.then(|| Counter::new("pids.events")),
+            processes: bounds.processes,
             dir,
         })
     }
@@ -81,26 +110,39 @@ impl Group {
 
     /// Reads the counters.
     pub(crate) fn counted(&self) -> Counted {
-        let cpu = files::read(self.cpu.as_fd());
-        let event = |file: &Option<File>, key| {
-            file.as_ref().and_then(|file| files::value_of(&files::read(file.as_fd()), key)).unwrap_or(0)
+        Counted { oom_kills: self.oom_kills(), forks_refused: self.forks_refused(), ..self.time() }
+    }
+
+    /// Reads all that there is to know of it, when nothing is in it any more. `killed`: its command ended by SIGKILL.
+    pub(crate) fn total(&self, killed: bool) -> Total {
+        let processes_peak = self.pids.as_ref().and_then(|_| self.single("pids.peak"));
+        let full = self.processes.is_some_and(|most| processes_peak.is_none_or(|peak| peak >= most));
+        let counted = Counted {
+            // The killer ends all of a cgroup (`memory.oom.group`), and so its command.
+            oom_kills: if killed { self.oom_kills() } else { 0 },
+            // A fork is refused when there are as many as may be.
+            forks_refused: if full { self.forks_refused() } else { 0 },
+            ..self.time()
         };
+        let memory_peak_bytes = self.memory.as_ref().and_then(|_| self.single("memory.peak"));
+        Total { counted, memory_peak_bytes, processes_peak }
+    }
+
+    fn time(&self) -> Counted {
+        let cpu = files::read(self.cpu.as_fd());
         Counted {
             user_us: files::value_of(&cpu, "user_usec").unwrap_or(0),
             system_us: files::value_of(&cpu, "system_usec").unwrap_or(0),
-            oom_kills: event(&self.memory_events, "oom_kill"),
-            forks_refused: event(&self.pids_events, "max"),
+            ..Counted::default()
         }
     }
 
-    /// Peak memory in bytes, where the kernel counts it.
-    pub(crate) fn memory_peak_bytes(&self) -> Option<u64> {
-        self.memory_events.as_ref().and_then(|_| self.single("memory.peak"))
+    fn oom_kills(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |memory| memory.value(&self.dir, "oom_kill"))
     }
 
-    /// Peak number of processes and threads, where the kernel counts it.
-    pub(crate) fn processes_peak(&self) -> Option<u64> {
-        self.pids_events.as_ref().and_then(|_| self.single("pids.peak"))
+    fn forks_refused(&self) -> u64 {
+        self.pids.as_ref().map_or(0, |pids| pids.value(&self.dir, "max"))
     }
 
     fn single(&self, name: &str) -> Option<u64> {
@@ -117,8 +159,13 @@ impl Group {
         empty(&self.dir).await
     }
 
+    /// Lets go of it, and leaves it where it is.
+    pub(super) fn leave(mut self) {
+        self.path = None;
+    }
+
     /// Removes it. It must be empty. Cancel safe.
-    pub(crate) async fn remove(mut self) {
+    pub(super) async fn remove(mut self) {
         for _ in 0..REMOVE_TRIES {
             if self.path.as_ref().is_none_or(|path| std::fs::remove_dir(path).is_ok()) {
                 self.path = None;

@@ -4,7 +4,7 @@ mod files;
 mod job;
 mod place;
 
-pub(crate) use job::{Counted, Group};
+pub(crate) use job::{Counted, Group, Total};
 pub(crate) use place::Groups;
 
 use rustix::io::Errno;

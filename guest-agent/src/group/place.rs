@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -19,7 +19,10 @@ const MOUNT: &str = "/sys/fs/cgroup";
 const AGENT_CPU_WEIGHT: &str = "10000";
 
 /// Cgroups that are made ahead: as many as most jobs have commands.
-const READY: usize = 64;
+const READY: usize = 128;
+/// Cgroups of commands that are gone, which are left where they are: most machines end before there are so many. The kernel
+/// takes longer to remove one than an agent to do all else for a command.
+const SPENT_MAX: usize = 256;
 
 /// Makes a cgroup for each command.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct Groups {
     next: AtomicU64,
     /// Made before anybody needs them.
     ready: Mutex<Vec<PathBuf>>,
+    /// How many of the dead may be left.
+    spare: AtomicUsize,
     /// Whether `parent` is ours to remove.
     temporary: bool,
 }
@@ -66,6 +71,7 @@ impl Groups {
             controllers,
             next: AtomicU64::new(1),
             ready: Mutex::default(),
+            spare: AtomicUsize::new(SPENT_MAX),
             temporary: false,
         })
     }
@@ -82,7 +88,14 @@ impl Groups {
         let controllers = Controllers::parse(&files::read(std::os::fd::AsFd::as_fd(&available)));
         enable(&parent, controllers)?;
         without_swap(&dir);
-        Ok(Self { parent, controllers, next: AtomicU64::new(1), ready: Mutex::default(), temporary: true })
+        Ok(Self {
+            parent,
+            controllers,
+            next: AtomicU64::new(1),
+            ready: Mutex::default(),
+            spare: AtomicUsize::new(0),
+            temporary: true,
+        })
     }
 
     /// In a cgroup that was made for this process and is removed after it.
@@ -98,6 +111,7 @@ impl Groups {
             controllers,
             next: AtomicU64::new(1),
             ready: Mutex::default(),
+            spare: AtomicUsize::new(0),
             temporary: false,
         })
     }
@@ -112,6 +126,15 @@ impl Groups {
         let ready = self.ready().pop();
         let path = ready.map_or_else(|| self.make(), Ok)?;
         Group::new(&path, self.controllers, bounds)
+    }
+
+    /// Removes one in which nothing is any more, now or with the machine. Cancel safe.
+    pub(crate) async fn remove(&self, group: Group) {
+        let take = |spare: usize| spare.checked_sub(1);
+        match self.spare.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => group.leave(),
+            Err(_) => group.remove().await,
+        }
     }
 
     /// Makes cgroups for commands to come: in a snapshot they cost nobody any time.
@@ -131,6 +154,9 @@ impl Groups {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.parent.join(number.to_string());
         files::make_dir(&path)?;
+        if self.controllers.memory {
+            files::write(files::open_dir(&path)?, "memory.oom.group", "1")?;
+        }
         Ok(path)
     }
 

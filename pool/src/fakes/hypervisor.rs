@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use tokio::{
@@ -76,7 +75,16 @@ pub struct FakeVm {
     life: watch::Receiver<Life>,
     dies_at: Option<Instant>,
     identity: Identity,
+    snapshot: String,
     served: Arc<Mutex<Served>>,
+}
+
+/// A fake VMM without a guest.
+pub struct FakeDormant {
+    slot: Slot,
+    identity: Identity,
+    life: watch::Receiver<Life>,
+    snapshot: String,
 }
 
 impl FakeVm {
@@ -147,11 +155,10 @@ impl FakeHypervisor {
     }
 
     /// Something of a VM exists from here on, whether the restore succeeds or not.
-    fn begin(&self, slot: &Slot, identity: &Identity) -> (watch::Receiver<Life>, RestoreFate) {
+    fn begin(&self, slot: &Slot, identity: &Identity) -> Result<watch::Receiver<Life>, RestoreError> {
         let mut state = self.state();
         if state.knobs.locks && state.live.values().any(|live| live.identity.cid == identity.cid) {
-            let busy = RestoreError::IdentityBusy { cid: identity.cid };
-            return (watch::channel(Life::Dead).1, RestoreFate::Fails { takes: Duration::ZERO, error: busy });
+            return Err(RestoreError::IdentityBusy { cid: identity.cid });
         }
         let mut wrong = Vec::new();
         for live in state.live.values() {
@@ -167,21 +174,11 @@ impl FakeHypervisor {
         state.made += 1;
         let number = state.made;
         state.live.insert(number, Live { slot: slot.clone(), identity: *identity, life: sender });
-        (life, state.knobs.restore())
+        Ok(life)
     }
-}
 
-fn shares(one: &Identity, other: &Identity) -> bool {
-    one.cid == other.cid || one.port == other.port
-}
-
-impl Hypervisor for FakeHypervisor {
-    type Vm = FakeVm;
-    type Io = DuplexStream;
-    type Accept = NoAccept;
-
-    async fn restore(&self, slot: &Slot, identity: &Identity) -> Result<Restored<FakeVm>, RestoreError> {
-        let (life, fate) = self.begin(slot, identity);
+    /// A VM, as fate has it.
+    async fn made(&self, from: FakeDormant, fate: RestoreFate) -> Result<Restored<FakeVm>, RestoreError> {
         let (takes, die_after) = match fate {
             RestoreFate::Made { takes, die_after } => (takes, die_after),
             RestoreFate::Stalls => std::future::pending().await,
@@ -192,8 +189,79 @@ impl Hypervisor for FakeHypervisor {
         };
         sleep(takes).await;
         let dies_at = die_after.map(|after| Instant::now() + after);
-        let vm = FakeVm { life, dies_at, identity: *identity, served: Arc::default() };
-        Ok(Restored { vm, snapshot: "fake".into(), steps: vec![RestoreStep { name: "fake", took: takes }] })
+        let FakeDormant { identity, life, snapshot, .. } = from;
+        let vm = FakeVm { life, dies_at, identity, snapshot: snapshot.clone(), served: Arc::default() };
+        Ok(Restored { vm, snapshot, steps: vec![RestoreStep { name: "fake", took: takes }] })
+    }
+}
+
+fn shares(one: &Identity, other: &Identity) -> bool {
+    one.cid == other.cid || one.port == other.port
+}
+
+impl Hypervisor for FakeHypervisor {
+    type Vm = FakeVm;
+    type Dormant = FakeDormant;
+    type Io = DuplexStream;
+    type Accept = NoAccept;
+
+    async fn restore(&self, slot: &Slot, identity: &Identity) -> Result<Restored<FakeVm>, RestoreError> {
+        let snapshot = self.state().knobs.snapshot.clone();
+        let life = self.begin(slot, identity)?;
+        let fate = self.state().knobs.restore();
+        self.made(FakeDormant { slot: slot.clone(), identity: *identity, life, snapshot }, fate).await
+    }
+
+    fn starts_ahead(&self) -> bool {
+        true
+    }
+
+    async fn start(&self, slot: &Slot, identity: &Identity) -> Result<FakeDormant, RestoreError> {
+        let snapshot = self.state().knobs.snapshot.clone();
+        let life = self.begin(slot, identity)?;
+        let (takes, fails, stalls) = {
+            let knobs = &mut self.state().knobs;
+            (knobs.start_takes, knobs.fail_starts.pop_front(), knobs.stall_starts)
+        };
+        sleep(takes).await;
+        match fails {
+            Some(error) => Err(error),
+            None if stalls => std::future::pending().await,
+            None => Ok(FakeDormant { slot: slot.clone(), identity: *identity, life, snapshot }),
+        }
+    }
+
+    async fn load(&self, dormant: FakeDormant) -> Result<Restored<FakeVm>, RestoreError> {
+        if *dormant.life.borrow() >= Life::Dead {
+            return Err(RestoreError::Vmm(format!("{}: the VMM is gone", dormant.slot)));
+        }
+        let fate = {
+            let knobs = &mut self.state().knobs;
+            let start = knobs.start_takes;
+            match knobs.restore() {
+                RestoreFate::Made { takes, die_after } => {
+                    RestoreFate::Made { takes: takes.saturating_sub(start), die_after }
+                }
+                other => other,
+            }
+        };
+        self.made(dormant, fate).await
+    }
+
+    async fn dormant_exited(&self, dormant: &FakeDormant) {
+        FakeVm::comes_to(Life::Dead, dormant.life.clone(), None).await;
+    }
+
+    fn dormant_from<'a>(&self, dormant: &'a FakeDormant) -> Option<&'a str> {
+        Some(&dormant.snapshot)
+    }
+
+    fn current(&self, _runtime: &str) -> Option<String> {
+        Some(self.state().knobs.snapshot.clone())
+    }
+
+    fn came_from<'a>(&self, vm: &'a FakeVm) -> Option<&'a str> {
+        Some(&vm.snapshot)
     }
 
     async fn dial(&self, vm: &FakeVm) -> io::Result<DuplexStream> {

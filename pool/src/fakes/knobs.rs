@@ -10,8 +10,16 @@ use crate::hypervisor::RestoreError;
 /// How a fake hypervisor behaves. Change them at any time by `FakeHypervisor::set`.
 #[derive(Debug)]
 pub struct Knobs {
+    /// What restores come from.
+    pub snapshot: String,
     /// How long a restore takes.
     pub restore_takes: Duration,
+    /// Of that, how long the start of the VMM takes, which can be done ahead.
+    pub start_takes: Duration,
+    /// The next starts ahead fail like this, in turn.
+    pub fail_starts: VecDeque<RestoreError>,
+    /// Whether starts ahead never end.
+    pub stall_starts: bool,
     /// How long it takes to reach an agent.
     pub dial_takes: Duration,
     /// How long a destroy takes.
@@ -39,7 +47,11 @@ pub struct Knobs {
 impl Default for Knobs {
     fn default() -> Self {
         Self {
+            snapshot: "fake".to_owned(),
             restore_takes: Duration::from_millis(500),
+            start_takes: Duration::from_millis(200),
+            fail_starts: VecDeque::new(),
+            stall_starts: false,
             dial_takes: Duration::from_millis(50),
             destroy_takes: Duration::from_millis(20),
             stall_restores: false,

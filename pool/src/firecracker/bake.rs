@@ -13,6 +13,7 @@ use super::{
     api::{ApiError, Running, SnapshotCreate, SnapshotType},
     boot::{BootError, BootRequest, Booted, boot},
     place::Place,
+    serial::SerialPort,
 };
 use crate::{
     guard::{Guard, GuardError},
@@ -116,8 +117,13 @@ pub async fn bake_snapshot(request: &BakeRequest<'_>, progress: &dyn Progress) -
     };
     let booted = boot(&boot_request).await;
     let booted = booted.map_err(|source| BakeError::Boot { runtime: runtime.clone(), source })?;
-    let Booted { name, place, running, session } = booted;
-    let saved = save(request.runtime, session, running, &place, &draft, progress).await;
+    let Booted { name, place, running, session, serial } = booted;
+    let saved = async {
+        let protocol_version = quieten(request.runtime, session, serial.as_ref(), progress).await?;
+        save(running, &place, &draft, progress).await?;
+        Ok::<_, BakeError>(protocol_version)
+    };
+    let saved = saved.await;
     let ended = request.guard.end(&name).await;
     let protocol_version = saved?;
     ended?;
@@ -128,13 +134,11 @@ pub async fn bake_snapshot(request: &BakeRequest<'_>, progress: &dyn Progress) -
     Ok(Baked::New(published?))
 }
 
-/// Warms up, and saves memory and state to the draft. Returns the agent's highest protocol version.
-async fn save(
+/// Warms up, and brings the guest to a state in which nobody speaks with it. Returns the agent's highest protocol version.
+async fn quieten(
     runtime: &Runtime,
     session: Session,
-    running: Running,
-    place: &Place,
-    draft: &Draft,
+    serial: Option<&SerialPort>,
     progress: &dyn Progress,
 ) -> Result<u32, BakeError> {
     for (number, command) in runtime.warm_up.iter().enumerate() {
@@ -147,6 +151,20 @@ async fn save(
     let protocol_version = session.hello().version_max;
     // Every clone would have the connection, and none of them its other end.
     drop(session);
+    if let Some(port) = serial {
+        let silent = port.silence().await;
+        silent.map_err(|source| BakeError::Host { what: "wait for the serial port to be silent", source })?;
+    }
+    Ok(protocol_version)
+}
+
+/// Saves memory and state to the draft.
+async fn save(
+    running: Running,
+    place: &Place,
+    draft: &Draft,
+    progress: &dyn Progress,
+) -> Result<(), BakeError> {
     let create = SnapshotCreate {
         snapshot_type: SnapshotType::Full,
         snapshot_path: STATE.to_owned(),
@@ -163,11 +181,12 @@ async fn save(
         copy(&File::open(from)?, &target, Holes::Dig, &flag)
     });
     progress.report("save", &format!("{} MiB of memory are not zero", bytes.await? >> 20));
-    Ok(protocol_version)
+    Ok(())
 }
 
 fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: u32) -> Manifest {
     let runtime = request.runtime;
+    let (transport, serial) = runtime.transport.on(Transport::HybridVsock);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Manifest {
         manifest_version: MANIFEST_VERSION,
@@ -178,7 +197,8 @@ fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: 
         hypervisor_version: request.here.hypervisor_version.clone(),
         accelerator: request.here.accelerator,
         host: request.here.host.clone(),
-        transport: Transport::HybridVsock,
+        transport,
+        serial,
         protocol_version,
         machine: Machine {
             vcpus: runtime.vcpus,

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::timeout;
+
 use super::{
     FirecrackerConfig, LOG,
     api::{
@@ -16,23 +18,28 @@ use super::{
     },
     kernel::{KernelError, vmlinux},
     place::{API_SOCKET, Needs, NoUid, Place, User, VSOCK_SOCKET, plan},
+    serial::SerialPort,
     vsock,
 };
 use crate::{
     guard::{Guard, GuardError, OpenVm},
     image::Image,
     net::{CARD_MAC, Network, NetworkError},
-    runtime::Runtime,
+    runtime::{AgentTransport, Runtime},
     session::{Session, SessionError},
     snapshot::{ROOT, SCRATCH},
     vm::{
         clone::{Holes, StopOnDrop, copy},
         log::log_tail,
+        serial::wait_for_agent,
     },
 };
 
 /// Bound of the hello once the agent can be reached.
 const HELLO_LIMIT: Duration = Duration::from_secs(30);
+/// How often a guest's serial port is knocked on. Firecracker's keeps 64 bytes, and a guest that opens one which is full hears
+/// nothing ever again: it is told of what comes, not of what is there. So longer than a boot may take, divided by those.
+const KNOCK_EVERY: Duration = Duration::from_secs(3);
 /// What a VM that is not leased has for a CID on the host: its lock tells bakes apart.
 const BOOT_CIDS: u32 = 0x8000_0000;
 /// The CID that every guest of Firecracker sees. It means nothing outside of it.
@@ -40,10 +47,14 @@ const GUEST_CID: u32 = 3;
 const KERNEL: &str = "vmlinux";
 const INITRAMFS: &str = "initramfs";
 
-/// The guest's kernel command line. It has no serial port: nobody would read it in production, and a guest that waits for one
-/// when it is snapshotted can hang (upstream's change 5764). The agent reads the words that begin with `hearth.`.
-const COMMAND_LINE: &str = "8250.nr_uarts=0 quiet loglevel=1 panic=-1 reboot=k i8042.noaux i8042.nomux \
+/// The guest's kernel command line. The agent reads the words that begin with `hearth.`.
+const COMMAND_LINE: &str = "quiet loglevel=1 panic=-1 reboot=k i8042.noaux i8042.nomux \
     i8042.dumbkbd random.trust_cpu=on hearth.root=/dev/vda hearth.rootfstype=ext4 hearth.scratch=/dev/vdb";
+/// No serial port: nobody would read it in production, and a guest that waits for one when it is snapshotted can hang
+/// (upstream's change 5764).
+const NO_PORT: &str = "8250.nr_uarts=0";
+/// The agent at the only serial port, and the kernel not: what that says would be in the agent's way.
+const AGENT_AT_PORT: &str = "8250.nr_uarts=1 console=tty0 hearth.channel=/dev/ttyS0";
 
 /// Why a VM did not come up. Messages carry the end of Firecracker's log.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +123,7 @@ pub(super) struct Booted {
     pub place: Place,
     pub running: Running,
     pub session: Session,
+    pub serial: Option<SerialPort>,
 }
 
 /// Boots, and waits for the agent. What fails is ended.
@@ -136,6 +148,7 @@ async fn boot_named(request: &BootRequest<'_>, name: &str, cid: u32) -> Result<B
         memory_bytes,
         // It writes its memory when it is snapshotted.
         file_bytes: memory_bytes.max(runtime.scratch_mib << 20),
+        serial: !runtime.transport.is_vsock(),
     };
     let plan =
         plan(&config.confinement, &config.firecracker, &config.jails(), name, User::Bake, needs, network)?;
@@ -146,6 +159,8 @@ async fn boot_named(request: &BootRequest<'_>, name: &str, cid: u32) -> Result<B
     let open = OpenVm { vm: name.to_owned(), directory: name.to_owned(), cid, also };
     let log = guard.open(open).await?.directory.join(LOG);
     let place = Place::make(&plan).map_err(host("make the VM's root directory"))?;
+    let serial = plan.serial.as_deref().map(SerialPort::make).transpose();
+    let serial = serial.map_err(host("make the VM's serial port"))?;
     place.link(&image.root.path, ROOT).map_err(host("link the root disk"))?;
     place.link(&image.initramfs.path, INITRAMFS).map_err(host("link the initramfs"))?;
     unpack_kernel(image.kernel.path.clone(), place.file(KERNEL)).await?;
@@ -155,15 +170,28 @@ async fn boot_named(request: &BootRequest<'_>, name: &str, cid: u32) -> Result<B
     let talk = async {
         guard.spawn(name, plan.argv, LOG).await?;
         let running = start(&place, runtime, network).await?;
-        let agent = vsock::dial(&place, limit).await;
-        let agent = agent.map_err(|_| BootError::NoAgent { limit, log: log_tail(&log) })?;
-        Ok::<_, BootError>((running, Session::connect(agent, HELLO_LIMIT).await?))
+        let no_agent = || BootError::NoAgent { limit, log: log_tail(&log) };
+        let session = match &serial {
+            None => {
+                let agent = vsock::dial(&place, limit).await.map_err(|_| no_agent())?;
+                Session::connect(agent, HELLO_LIMIT).await?
+            }
+            // A guest whose vsock does not answer can be baked, too.
+            Some(port) => {
+                let port = port.pipe().map_err(host("open the VM's serial port"))?;
+                let heard =
+                    timeout(limit, wait_for_agent(port, KNOCK_EVERY)).await.map_err(|_| no_agent())?;
+                let heard = heard.map_err(host("read the VM's serial port"))?;
+                Session::connect(heard, HELLO_LIMIT).await?
+            }
+        };
+        Ok::<_, BootError>((running, session))
     };
     let (running, session) = tokio::select! {
         talked = talk => talked?,
         how = guard.exited(name) => return Err(BootError::Ended { how, log: log_tail(&log) }),
     };
-    Ok(Booted { name: name.to_owned(), place, running, session })
+    Ok(Booted { name: name.to_owned(), place, running, session, serial })
 }
 
 async fn start(place: &Place, runtime: &Runtime, network: Option<&Network>) -> Result<Running, BootError> {
@@ -175,7 +203,7 @@ async fn start(place: &Place, runtime: &Runtime, network: Option<&Network>) -> R
     let boot = BootSource {
         kernel_image_path: KERNEL.to_owned(),
         initrd_path: Some(INITRAMFS.to_owned()),
-        boot_args: COMMAND_LINE.to_owned(),
+        boot_args: command_line(runtime.transport),
     };
     booting.boot_source(boot).await?;
     for (drive_id, path, is_read_only) in [(DeviceId::ROOT, ROOT, true), (DeviceId::SCRATCH, SCRATCH, false)]
@@ -195,9 +223,16 @@ async fn start(place: &Place, runtime: &Runtime, network: Option<&Network>) -> R
         };
         booting.network_interface(card).await?;
     }
-    booting.vsock(Vsock { guest_cid: GUEST_CID, uds_path: VSOCK_SOCKET.to_owned() }).await?;
+    if runtime.transport.has_vsock() {
+        booting.vsock(Vsock { guest_cid: GUEST_CID, uds_path: VSOCK_SOCKET.to_owned() }).await?;
+    }
     booting.entropy(Entropy::default()).await?;
     Ok(booting.start().await?)
+}
+
+fn command_line(transport: AgentTransport) -> String {
+    let port = if transport.is_vsock() { NO_PORT } else { AGENT_AT_PORT };
+    format!("{port} {COMMAND_LINE}")
 }
 
 async fn unpack_kernel(from: PathBuf, to: PathBuf) -> Result<(), BootError> {

@@ -8,10 +8,12 @@ pub mod kernel;
 mod place;
 mod probe;
 mod restore;
+mod serial;
 mod vsock;
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -19,9 +21,7 @@ use std::{
 };
 
 use hearth_schemas::manifest::Transport;
-use tokio::net::UnixStream;
 
-use self::{api::RateLimiter, place::Place};
 pub use self::{
     bake::{BakeError, BakeRequest, bake_snapshot},
     boot::BootError,
@@ -30,17 +30,24 @@ pub use self::{
     probe::probe_kvm,
     vsock::Listener,
 };
+use self::{place::Place, serial::SerialPort};
 use crate::{
     guard::{Guard, GuardError},
     hypervisor::{DestroyError, Hypervisor, RestoreError, Restored, Slot},
     lease::Identity,
     net::{Network, Networks, remove_network},
+    rates::Rates,
     snapshot::{HostFacts, Snapshot, SnapshotError, SnapshotStore, Verification},
-    vm::directory::clear_without_guard,
+    vm::{
+        directory::clear_without_guard,
+        reach::{GuestStream, Reach},
+    },
 };
 
 /// How long the agent of a restored VM may take to answer. It listened before the snapshot, so this is scheduling only.
 const DIAL_LIMIT: Duration = Duration::from_secs(20);
+/// The same for one try where the serial port would do.
+const TRY_LIMIT: Duration = Duration::from_secs(2);
 /// Below the data directory.
 const DIRECTORY: &str = "firecracker";
 /// What the process says, in the VM's directory.
@@ -58,8 +65,8 @@ pub struct FirecrackerConfig {
     /// Directory of snapshots; below it, in `firecracker/`, also what VMs write, since a jail takes files of its own file
     /// system only. Not mounted `nodev` or `noexec`.
     pub data_dir: PathBuf,
-    /// Limits of a VM's scratch disk.
-    pub scratch_rate: Option<RateLimiter>,
+    /// Limits of a VM's devices.
+    pub rates: Rates,
     /// Accept a Firecracker whose threads are not all under a system call filter.
     pub insecure_seccomp: bool,
     /// Who this worker is, for the records of its VMs. Unique among live workers of this host.
@@ -104,8 +111,10 @@ pub struct FirecrackerVm {
     /// What the guard calls it.
     name: String,
     place: Place,
+    reach: Reach,
+    serial: Option<SerialPort>,
     network: Option<Arc<Network>>,
-    _snapshot: Arc<Snapshot>,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Firecracker {
@@ -154,7 +163,8 @@ fn read_ahead(file: &Path) -> io::Result<()> {
 
 impl Hypervisor for Firecracker {
     type Vm = FirecrackerVm;
-    type Io = UnixStream;
+    type Dormant = Infallible;
+    type Io = GuestStream;
     type Accept = Listener;
 
     async fn restore(
@@ -165,8 +175,38 @@ impl Hypervisor for Firecracker {
         self.restore_slot(slot, identity).await
     }
 
-    async fn dial(&self, vm: &FirecrackerVm) -> io::Result<UnixStream> {
-        vsock::dial(&vm.place, DIAL_LIMIT).await
+    async fn start(&self, slot: &Slot, _identity: &Identity) -> Result<Infallible, RestoreError> {
+        Err(RestoreError::Vmm(format!("{slot}: this hypervisor starts nothing ahead")))
+    }
+
+    async fn load(&self, dormant: Infallible) -> Result<Restored<FirecrackerVm>, RestoreError> {
+        match dormant {}
+    }
+
+    async fn dormant_exited(&self, dormant: &Infallible) {
+        match *dormant {}
+    }
+
+    fn current(&self, runtime: &str) -> Option<String> {
+        self.store.current_name(runtime)
+    }
+
+    fn came_from<'a>(&self, vm: &'a FirecrackerVm) -> Option<&'a str> {
+        Some(vm.snapshot.name())
+    }
+
+    async fn dial(&self, vm: &FirecrackerVm) -> io::Result<GuestStream> {
+        let limit = if vm.reach.has_serial() { TRY_LIMIT } else { DIAL_LIMIT };
+        let by_vsock = || async move {
+            let stream: GuestStream = Box::new(vsock::dial(&vm.place, limit).await?);
+            Ok(stream)
+        };
+        let by_serial = || async {
+            let port = vm.serial.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            let stream: GuestStream = Box::new(port.pipe()?);
+            Ok(stream)
+        };
+        vm.reach.dial(by_vsock, by_serial).await
     }
 
     fn is_gone(&self) -> bool {
@@ -178,8 +218,8 @@ impl Hypervisor for Firecracker {
         true
     }
 
-    fn transport(&self, _vm: &FirecrackerVm) -> &'static str {
-        Transport::HybridVsock.as_str()
+    fn transport(&self, vm: &FirecrackerVm) -> &'static str {
+        vm.reach.transport().as_str()
     }
 
     fn network<'a>(&self, vm: &'a FirecrackerVm) -> Option<&'a Arc<Network>> {
@@ -187,7 +227,12 @@ impl Hypervisor for Firecracker {
     }
 
     fn listen(&self, vm: &FirecrackerVm, port: u16) -> io::Result<Listener> {
-        vsock::listen(&vm.place, port)
+        match vm.reach.transport() {
+            Transport::Serial => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "a serial port carries one session only"))
+            }
+            _ => vsock::listen(&vm.place, port),
+        }
     }
 
     async fn exited(&self, vm: &FirecrackerVm) {

@@ -12,6 +12,7 @@ use std::{
 
 use rustix::fs::{Gid, Uid, chown};
 
+use super::serial::{REDIRECTED, prefix};
 use crate::net::Network;
 
 /// The API's socket.
@@ -20,6 +21,8 @@ pub(super) const API_SOCKET: &str = "api.sock";
 pub(super) const VSOCK_SOCKET: &str = "vsock.sock";
 /// Files that one Firecracker may have open.
 const OPEN_FILES_MAX: u32 = 1024;
+/// Firecracker's own log where its stdout is the guest's serial port.
+pub(super) const OWN_LOG: &str = "own.log";
 /// Room for a VM's log beyond its largest file, in bytes.
 const LOG_BYTES: u64 = 64 << 20;
 /// What Firecracker itself needs beyond the guest's memory.
@@ -60,6 +63,8 @@ pub(super) struct Needs {
     pub memory_bytes: u64,
     /// The largest file that it writes.
     pub file_bytes: u64,
+    /// Whether its serial port is for the agent.
+    pub serial: bool,
 }
 
 /// Where one process will live. Made before anything is.
@@ -71,6 +76,8 @@ pub(super) struct Plan {
     pub root: PathBuf,
     /// Who the process is, where that is not us.
     pub owner: Option<u32>,
+    /// Where the pipes of its serial port are to be, if it has one.
+    pub serial: Option<PathBuf>,
     pub argv: Vec<String>,
 }
 
@@ -105,18 +112,19 @@ pub(super) fn plan(
     // The jailer takes letters, digits and hyphens.
     let id = unique.replace(['_', '+'], "-");
     let program = firecracker.display().to_string();
+    let serial = needs.serial.then(|| own.clone());
     match confinement {
         Confinement::InsecureDirect => Ok(Plan {
             argv: network
                 .map(Network::entered)
                 .unwrap_or_default()
                 .into_iter()
-                .chain(["env", "-C", &own.display().to_string(), &program, "--id", &id].map(str::to_owned))
-                .chain(firecracker_arguments().map(str::to_owned))
+                .chain(direct_argv(&program, &own, &id, needs))
                 .collect(),
             directories: vec![own.clone()],
             root: own,
             owner: None,
+            serial,
         }),
         Confinement::Jailer(jailer) => {
             let uid = uid(jailer, user).ok_or(NoUid { user, uids: jailer.uids })?;
@@ -128,6 +136,7 @@ pub(super) fn plan(
                 directories: vec![group, own.clone()],
                 root: own.join(name).join(&id).join("root"),
                 owner: Some(uid),
+                serial,
             })
         }
     }
@@ -142,8 +151,18 @@ fn uid(jailer: &Jailer, user: User) -> Option<u32> {
     jailer.first_uid.checked_add(nth)
 }
 
-fn firecracker_arguments() -> [&'static str; 4] {
-    ["--api-sock", API_SOCKET, "--level", "Warning"]
+fn firecracker_arguments(needs: Needs) -> impl Iterator<Item = &'static str> {
+    let log = needs.serial.then_some(["--log-path", OWN_LOG]);
+    ["--api-sock", API_SOCKET, "--level", "Warning"].into_iter().chain(log.into_iter().flatten())
+}
+
+fn direct_argv(firecracker: &str, own: &Path, id: &str, needs: Needs) -> Vec<String> {
+    let redirected = format!("exec {REDIRECTED}");
+    let pipes = prefix(own).display().to_string();
+    let shell = needs.serial.then_some(["sh", "-c", &redirected, &pipes]);
+    let plain = ["env", "-C", &own.display().to_string(), firecracker, "--id", id].map(str::to_owned);
+    let shell = shell.into_iter().flatten().map(str::to_owned);
+    shell.chain(plain).chain(firecracker_arguments(needs).map(str::to_owned)).collect()
 }
 
 /// The jailer changes to another user, and with that forgets that it should die with the guard. So it runs in a PID
@@ -157,8 +176,13 @@ fn jailer_argv(
     needs: Needs,
     network: Option<&Network>,
 ) -> Vec<String> {
+    let (run, name) = match needs.serial {
+        true => (REDIRECTED, prefix(base).display().to_string()),
+        false => ("\"$@\"", "sh".to_owned()),
+    };
+    let shell = format!("{run}; exit $?");
     let mut argv: Vec<String> =
-        ["unshare", "--pid", "--fork", "--kill-child", "--", "sh", "-c", "\"$@\"; exit $?", "sh"]
+        ["unshare", "--pid", "--fork", "--kill-child", "--", "sh", "-c", &shell, &name]
             .map(str::to_owned)
             .to_vec();
     let mut add = |words: &[&str]| argv.extend(words.iter().map(|word| (*word).to_owned()));
@@ -180,7 +204,7 @@ fn jailer_argv(
         add(&["--netns", &network.path().display().to_string()]);
     }
     add(&["--"]);
-    add(&firecracker_arguments());
+    add(&firecracker_arguments(needs).collect::<Vec<_>>());
     argv
 }
 
@@ -198,7 +222,12 @@ impl Place {
     pub fn make(plan: &Plan) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&plan.root)?;
         let directory = File::open(&plan.root)?;
-        Ok(Self { root: plan.root.clone(), owner: plan.owner, directory })
+        let place = Self { root: plan.root.clone(), owner: plan.owner, directory };
+        if plan.serial.is_some() {
+            File::create_new(place.file(OWN_LOG))?;
+            place.give(OWN_LOG)?;
+        }
+        Ok(place)
     }
 
     /// Where a file of it is.
@@ -227,7 +256,7 @@ impl Place {
 mod tests {
     use super::*;
 
-    const NEEDS: Needs = Needs { vcpus: 1, memory_bytes: 256 << 20, file_bytes: 512 << 20 };
+    const NEEDS: Needs = Needs { vcpus: 1, memory_bytes: 256 << 20, file_bytes: 512 << 20, serial: false };
 
     fn jailer() -> Jailer {
         Jailer {
@@ -282,6 +311,27 @@ mod tests {
     }
 
     #[test]
+    fn a_serial_port_is_stdin_and_stdout_of_the_last_process_only_and_the_log_goes_elsewhere() {
+        let needs = Needs { serial: true, ..NEEDS };
+        for confinement in [Confinement::Jailer(jailer()), Confinement::InsecureDirect] {
+            let own = |needs| {
+                let user = User::Cid(7);
+                let fc = "/opt/firecracker".as_ref();
+                plan(&confinement, fc, "/j".as_ref(), "b-0-7-1f", user, needs, None).unwrap()
+            };
+            let (with, without) = (own(needs), own(NEEDS));
+            assert_eq!((with.serial, without.serial), (Some("/j/b-0-7-1f".into()), None));
+            let words = with.argv.join(" ");
+            assert!(words.contains("<>\"$0.in\" 1<>\"$0.out\""), "{words}");
+            assert!(
+                words.contains(" /j/b-0-7-1f/serial ") && words.ends_with("--log-path own.log"),
+                "{words}"
+            );
+            assert!(!without.argv.join(" ").contains(['<', '>']), "the port is nobody's");
+        }
+    }
+
+    #[test]
     fn a_variant_has_a_name_that_the_jailer_takes() {
         let jail = Confinement::Jailer(jailer());
         let unique = format!("{}-0-7-1f", crate::net::with_card("my_sh"));
@@ -295,7 +345,7 @@ mod tests {
     fn a_socket_is_reached_however_deep_its_directory_is() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("x".repeat(200));
-        let plan = Plan { directories: vec![], root: root.clone(), owner: None, argv: vec![] };
+        let plan = Plan { directories: vec![], root: root.clone(), owner: None, serial: None, argv: vec![] };
         let place = Place::make(&plan).unwrap();
         let _listener = std::os::unix::net::UnixListener::bind(place.socket("a.sock")).unwrap();
         assert!(root.join("a.sock").exists());

@@ -7,8 +7,12 @@ use tokio::time::Instant;
 
 use super::{
     Firecracker, FirecrackerVm, LOG,
-    api::{ApiError, DeviceId, Fresh, Limits, MemoryBackend, NetworkOverride, PartialDrive, SnapshotLoad},
-    place::{API_SOCKET, Needs, Place, Plan, User, plan},
+    api::{
+        ApiError, DeviceId, Fresh, Limits, Loaded, MemoryBackend, NetworkOverride, PartialDrive,
+        PartialNetworkInterface, RateLimiter, SnapshotLoad, TokenBucket,
+    },
+    place::{API_SOCKET, Needs, OWN_LOG, Place, Plan, User, plan},
+    serial::SerialPort,
     vsock,
 };
 use crate::{
@@ -21,6 +25,7 @@ use crate::{
         clone::{StopOnDrop, clone_file},
         directory::unique_name,
         log::{chain, log_tail},
+        reach::Reach,
         seccomp::unfiltered_threads,
     },
 };
@@ -43,6 +48,7 @@ struct Making<'a> {
     place: Place,
     argv: Vec<String>,
     network: Option<Arc<Network>>,
+    reach: Reach,
     steps: Vec<RestoreStep>,
 }
 
@@ -66,6 +72,8 @@ impl Firecracker {
             OpenVm { vm: name.clone(), directory: unique, cid: identity.cid, also: plan.directories.clone() };
         let opened = self.guard.open(open).await.map_err(|error| refused(&error, identity))?;
         let place = Place::make(&plan).map_err(host("make the VM's root directory"))?;
+        let serial = plan.serial.as_deref().map(SerialPort::make).transpose();
+        let serial = serial.map_err(host("make the VM's serial port"))?;
         let mut making = Making {
             firecracker: self,
             snapshot: &snapshot,
@@ -73,18 +81,23 @@ impl Firecracker {
             place,
             argv: plan.argv,
             network,
+            reach: Reach::of(&snapshot.manifest, Transport::HybridVsock),
             steps: network_took.into_iter().collect(),
         };
         making.step("open", begun);
-        let ended = |how| RestoreError::Vmm(format!("{how}; {}", log_tail(&opened.directory.join(LOG))));
+        let log = match serial.is_some() {
+            true => making.place.file(OWN_LOG),
+            false => opened.directory.join(LOG),
+        };
+        let ended = |how| RestoreError::Vmm(format!("{how}; {}", log_tail(&log)));
         tokio::select! {
             made = making.make() => made?,
             how = self.guard.exited(&name) => return Err(ended(how)),
         }
-        let Making { place, network, steps, .. } = making;
+        let Making { place, network, reach, steps, .. } = making;
         let named = snapshot.manifest.inputs_sha256.clone();
         Ok(Restored {
-            vm: FirecrackerVm { name, place, network, _snapshot: snapshot },
+            vm: FirecrackerVm { name, place, reach, serial, network, snapshot },
             snapshot: named,
             steps,
         })
@@ -102,6 +115,7 @@ impl Firecracker {
             vcpus: machine.vcpus,
             memory_bytes: machine.vm_memory_mib << 20,
             file_bytes: machine.scratch_mib << 20,
+            serial: manifest.serial || manifest.transport == Transport::Serial,
         };
         let config = &self.config;
         plan(
@@ -140,14 +154,7 @@ impl Making<'_> {
         let begun = Instant::now();
         let held = fresh.features().vsock_held;
         let mut loaded = fresh.load(snapshot_load(self.network.as_deref())).await.map_err(vmm)?;
-        if let Some(rate_limiter) = self.firecracker.config.scratch_rate {
-            let drive = PartialDrive {
-                drive_id: DeviceId::SCRATCH,
-                path_on_host: None,
-                rate_limiter: Some(rate_limiter),
-            };
-            loaded.patch_drive(drive).await.map_err(vmm)?;
-        }
+        self.limit(&mut loaded).await.map_err(vmm)?;
         self.step("load", begun);
 
         let begun = Instant::now();
@@ -155,11 +162,35 @@ impl Making<'_> {
         self.check_seccomp(pid)?;
         self.step("resume", begun);
 
-        if !held {
+        if !held && self.reach.has_vsock() {
             let begun = Instant::now();
-            let settled = vsock::settle(&self.place, SETTLE_LIMIT).await;
-            settled.map_err(|error| RestoreError::Vmm(format!("the agent does not answer: {error}")))?;
+            let limit = if self.reach.has_serial() { SETTLE_LIMIT / 3 } else { SETTLE_LIMIT };
+            match vsock::settle(&self.place, limit).await {
+                Err(error) if self.reach.without_vsock(&error) => {}
+                settled => {
+                    let what = |error| RestoreError::Vmm(format!("the agent does not answer: {error}"));
+                    settled.map_err(what)?;
+                }
+            }
             self.step("settle", begun);
+        }
+        Ok(())
+    }
+
+    /// Before the first instruction, and after the load: a snapshot remembers what was left of its own limits.
+    async fn limit(&self, loaded: &mut Loaded) -> Result<(), ApiError> {
+        let rates = &self.firecracker.config.rates;
+        if let Some(limiter) = limiter(rates.disk_bytes, rates.disk_operations) {
+            for drive_id in [DeviceId::ROOT, DeviceId::SCRATCH] {
+                let drive = PartialDrive { drive_id, path_on_host: None, rate_limiter: Some(limiter) };
+                loaded.patch_drive(drive).await?;
+            }
+        }
+        let card = limiter(rates.network_bytes, None).filter(|_| self.network.is_some());
+        if card.is_some() {
+            let (rx_rate_limiter, tx_rate_limiter) = (card, card);
+            let card = PartialNetworkInterface { iface_id: DeviceId::CARD, rx_rate_limiter, tx_rate_limiter };
+            loaded.patch_network_interface(card).await?;
         }
         Ok(())
     }
@@ -209,6 +240,14 @@ fn last_descendant(pid: u32) -> io::Result<u32> {
     }
 }
 
+fn limiter(bytes: Option<u64>, operations: Option<u64>) -> Option<RateLimiter> {
+    let limiter = RateLimiter {
+        bandwidth: bytes.map(TokenBucket::per_second),
+        ops: operations.map(TokenBucket::per_second),
+    };
+    (limiter != RateLimiter::default()).then_some(limiter)
+}
+
 /// Paths are relative to the VM's own root, in the snapshot's state as here.
 fn snapshot_load(network: Option<&Network>) -> SnapshotLoad {
     // The snapshot remembers the TAP of the bake.
@@ -230,9 +269,11 @@ fn serves(manifest: &Manifest) -> Result<(), RestoreError> {
     if manifest.hypervisor != HypervisorKind::Firecracker {
         return Err(RestoreError::Snapshot(format!("{runtime} is not a snapshot of Firecracker")));
     }
-    if manifest.transport != Transport::HybridVsock {
+    if !matches!(manifest.transport, Transport::HybridVsock | Transport::Serial) {
         let transport = manifest.transport;
-        let what = format!("{runtime} has no vsock but {transport:?}: run `hearth bake {runtime}`");
+        let what = format!(
+            "{runtime} is reached over {transport:?}, which Firecracker has not: run `hearth bake {runtime}`"
+        );
         return Err(RestoreError::Snapshot(what));
     }
     Ok(())

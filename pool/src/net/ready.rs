@@ -1,10 +1,11 @@
 //! Networks that are made ahead of need, so that no restore waits for one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, mpsc},
     task::{JoinHandle, spawn_blocking},
+    time::sleep,
 };
 
 use super::{Namespace, Network, NetworkConfig, NetworkError, host, network::prepare_host};
@@ -45,7 +46,10 @@ impl Networks {
     }
 }
 
-/// Makes one whenever there is room. After a failure there is none until somebody takes one, who hears of it first hand.
+/// The pause after a network that could not be made. Whoever needs one meanwhile hears of it first hand.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// Makes one whenever there is room.
 async fn keep_ready(config: Arc<NetworkConfig>, outside: Namespace, give: mpsc::Sender<Network>) {
     loop {
         let Ok(room) = give.reserve().await else { return };
@@ -53,8 +57,8 @@ async fn keep_ready(config: Arc<NetworkConfig>, outside: Namespace, give: mpsc::
         match blocking(move || Network::make(&config, &outside)).await {
             Ok(network) => room.send(network),
             Err(error) => {
-                tracing::warn!(error = %crate::vm::log::chain(&error), "no network is made ahead of need any more");
-                return;
+                tracing::warn!(error = %crate::vm::log::chain(&error), "no network could be made ahead of need");
+                sleep(AGAIN).await;
             }
         }
     }

@@ -86,13 +86,17 @@ pub(super) fn resolved(addresses: &[(Ipv4Addr, u32)], ports: &BTreeSet<u16>) -> 
     rules
 }
 
-/// The host's own table: a second net below that of each namespace, and the way out. Made anew as a whole.
+/// The host's own table: a second net below that of each namespace, and the way out. Its rules are made anew, its set of
+/// ranges grows: each worker of the host may have links of its own.
 pub(super) fn of_host(links: Ipv4Net) -> String {
     let ours = format!("\"{LINK_PREFIX}*\"");
     format!(
         "table ip hearth {{ }}
 flush table ip hearth
 table ip hearth {{
+  set links {{
+    type ipv4_addr; flags interval; auto-merge; elements = {{ {links} }}
+  }}
   chain input {{
     type filter hook input priority filter - 5; policy accept;
     iifname {ours} drop
@@ -100,12 +104,12 @@ table ip hearth {{
   chain forward {{
     type filter hook forward priority filter - 5; policy accept;
     iifname {ours} oifname {ours} drop
-    iifname {ours} ip saddr != {links} drop
+    iifname {ours} ip saddr != @links drop
     oifname {ours} ct state new drop
   }}
   chain outward {{
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {links} oifname != {ours} masquerade
+    ip saddr @links oifname != {ours} masquerade
   }}
 }}
 "

@@ -1,6 +1,8 @@
 //! Who may restore when, and how many VMs stay warm: the gate and the scaler behind one lock, driven by the pool's slots,
 //! claims and clock.
 
+mod place;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,9 +14,16 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{config::Config, events::Event, gauges::Voice, waiters::Waiters};
+pub(crate) use self::place::Place;
+use self::place::Stage;
+use super::{
+    config::{Config, RuntimeSlots},
+    events::Event,
+    gauges::Voice,
+    waiters::Waiters,
+};
 use crate::scale::{
-    gate::{Gate, Line},
+    gate::{Gate, Line, Turn},
     scaler::{BIN, Rule, Scaler, Seen},
 };
 
@@ -28,6 +37,8 @@ pub(crate) struct Admission {
     runtimes: Vec<Arc<Waiters>>,
     /// Ready VMs that are asked to go, of each runtime.
     dismissed: Vec<Semaphore>,
+    /// When an outdated Ready VM may go, of each runtime.
+    outdated: Vec<Notify>,
     targets: watch::Sender<Targets>,
     voice: Voice,
     epoch: Instant,
@@ -39,8 +50,26 @@ struct State {
     gate: Gate,
     scaler: Option<Scaler>,
     asking: Vec<VecDeque<oneshot::Sender<Place>>>,
+    /// Slots with a dormant VMM: told when one has its turn, dropped when one is to go.
+    dormant: Vec<VecDeque<oneshot::Sender<()>>>,
     backlog: Vec<u32>,
     scheduled: Vec<u32>,
+}
+
+impl State {
+    /// A vacant slot of which runtime may begin what. Dormant ones are told here.
+    fn begins(&mut self, now: Duration) -> Option<(usize, Stage)> {
+        while let Some(Turn { runtime, dormant }) = self.gate.next_turn(now) {
+            if !dormant {
+                return Some((runtime, Stage::Warming));
+            }
+            let slot = self.dormant.get_mut(runtime).and_then(VecDeque::pop_front);
+            if slot.is_none_or(|slot| slot.send(()).is_err()) {
+                self.gate.not_taken(runtime);
+            }
+        }
+        self.gate.next_start().map(|runtime| (runtime, Stage::Starting))
+    }
 }
 
 impl Admission {
@@ -49,26 +78,32 @@ impl Admission {
         runtimes: Vec<Arc<Waiters>>,
         voice: Voice,
         epoch: Instant,
+        starts_ahead: bool,
     ) -> Arc<Self> {
         let rules: Vec<Rule> = config.runtimes.iter().map(|runtime| config.rule(runtime)).collect();
         let fixed = config.scaling.is_none();
-        let line = |rule: &Rule| {
+        let line = |(rule, runtime): (&Rule, &RuntimeSlots)| {
             let target = if fixed { rule.ceiling } else { rule.floor.min(rule.ceiling) };
-            Line { cost: rule.cost, target, ..Line::default() }
+            let dormants = config.bounds.get(&runtime.name).map_or(0, |bounds| bounds.dormant);
+            let dormants = if starts_ahead { dormants } else { 0 };
+            Line { cost: rule.cost, slots: rule.ceiling, target, dormants, ..Line::default() }
         };
-        let gate = Gate::new(config.budget(), rules.iter().map(line).collect());
+        let gate = Gate::new(config.budget(), rules.iter().zip(&config.runtimes).map(line).collect());
         let targets = config.runtimes.iter().zip(gate.lines());
         let targets: Targets = targets.map(|(runtime, line)| (runtime.name.clone(), line.target)).collect();
         say(&voice, &targets);
         let dismissed = rules.iter().map(|_| Semaphore::new(0)).collect();
+        let outdated = rules.iter().map(|_| Notify::new()).collect();
         let asking = rules.iter().map(|_| VecDeque::new()).collect();
+        let dormant = rules.iter().map(|_| VecDeque::new()).collect();
         let (backlog, scheduled) = (vec![0; rules.len()], vec![0; rules.len()]);
         let scaler = config.scaling.map(|policy| Scaler::new(policy, config.budget(), rules));
         Arc::new(Self {
-            state: Mutex::new(State { gate, scaler, asking, backlog, scheduled }),
+            state: Mutex::new(State { gate, scaler, asking, dormant, backlog, scheduled }),
             config: Arc::clone(config),
             runtimes,
             dismissed,
+            outdated,
             targets: watch::Sender::new(targets),
             voice,
             epoch,
@@ -149,6 +184,29 @@ impl Admission {
         }
     }
 
+    /// Asks one outdated Ready VM of each runtime to see whether it may go.
+    pub(crate) fn turn_over(&self) {
+        let state = self.state();
+        let turns = state.gate.lines().iter().zip(&self.outdated);
+        turns.filter(|(line, _)| line.outdated > 0).for_each(|(_, turn)| turn.notify_one());
+    }
+
+    /// Resolves when an outdated Ready VM of this runtime goes: the one that asks, whose place is told so. Cancel safe.
+    pub(crate) async fn replaced(&self, runtime: usize) {
+        let Some(turn) = self.outdated.get(runtime) else { return std::future::pending().await };
+        loop {
+            turn.notified().await;
+            let mut state = self.state();
+            if let Some(waiters) = self.runtimes.get(runtime) {
+                let (waiting, due) = waiters.waiting();
+                state.gate.set_waiting(runtime, waiting, due);
+            }
+            if state.gate.replace(runtime) {
+                return;
+            }
+        }
+    }
+
     /// Lets in whom the gate lets in.
     fn pump(self: &Arc<Self>, mut guard: MutexGuard<'_, State>) {
         let state = &mut *guard;
@@ -160,12 +218,18 @@ impl Admission {
             let before = asking.len();
             asking.retain(|slot| !slot.is_closed());
             (asking.len()..before).for_each(|_| state.gate.withdraws(runtime));
+            let Some(dormant) = state.dormant.get_mut(runtime) else { continue };
+            let before = dormant.len();
+            dormant.retain(|slot| !slot.is_closed());
+            (dormant.len()..before).for_each(|_| state.gate.dormant_leaves(runtime));
         }
         let mut given = Vec::new();
-        while let Some(runtime) = state.gate.next(self.now()) {
-            let place =
-                Place { admission: Arc::clone(self), runtime, stage: Stage::Warming, since: Instant::now() };
+        while let Some((runtime, stage)) = state.begins(self.now()) {
+            let place = Place::new(Arc::clone(self), runtime, stage);
             given.push((state.asking.get_mut(runtime).and_then(VecDeque::pop_front), place));
+        }
+        if let Some(runtime) = state.gate.crowded() {
+            drop(state.dormant.get_mut(runtime).and_then(VecDeque::pop_front));
         }
         // A place that nobody takes is dropped, which needs the lock.
         drop(guard);
@@ -206,7 +270,7 @@ impl Admission {
         let State { gate, scaler, backlog, scheduled, .. } = &mut *state;
         if let Some(scaler) = scaler {
             let seen = |((line, backlog), scheduled): ((&Line, &u32), &u32)| Seen {
-                busy: line.held.saturating_sub(line.warming + line.ready),
+                busy: line.held.saturating_sub(line.warming + line.ready + line.starting + line.dormant),
                 waiting: line.waiting,
                 backlog: *backlog,
                 scheduled: *scheduled,
@@ -234,53 +298,5 @@ impl Admission {
 fn say(voice: &Voice, targets: &Targets) {
     for (runtime, slots) in targets {
         voice.say(Event::Target { runtime, slots: *slots });
-    }
-}
-
-/// How far a VM is, as the gate counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Warming,
-    Ready,
-    Busy,
-}
-
-/// The room of one VM, from before its restore until it is destroyed. Dropped when nothing of the VM is left.
-pub(crate) struct Place {
-    admission: Arc<Admission>,
-    runtime: usize,
-    stage: Stage,
-    since: Instant,
-}
-
-impl Place {
-    /// The VM is Ready; the turn is another's.
-    pub(crate) fn ready(&mut self) {
-        let (runtime, took) = (self.runtime, self.since.elapsed());
-        self.stage = Stage::Ready;
-        self.admission.change(|state| {
-            state.gate.ready(runtime);
-            if let Some(scaler) = &mut state.scaler {
-                scaler.restored(runtime, took);
-            }
-        });
-    }
-
-    /// The VM is no longer warm: it was claimed, or retires.
-    pub(crate) fn leaves(&mut self) {
-        let (runtime, stage) = (self.runtime, std::mem::replace(&mut self.stage, Stage::Busy));
-        match stage {
-            Stage::Warming => self.admission.change(|state| state.gate.failed(runtime)),
-            Stage::Ready => self.admission.change(|state| state.gate.taken(runtime)),
-            Stage::Busy => {}
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.leaves();
-        let runtime = self.runtime;
-        self.admission.change(|state| state.gate.gone(runtime));
     }
 }

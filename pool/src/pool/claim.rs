@@ -85,6 +85,9 @@ pub enum Loss {
     /// It ended, or its agent did.
     #[error("the VM ended")]
     Exited,
+    /// What carried its sessions ended, and it did not.
+    #[error("the way to the VM ended")]
+    CutOff,
     /// What makes VMs is gone, and all VMs with it.
     #[error("the host's VMs are gone")]
     AllGone,
@@ -105,6 +108,8 @@ pub struct ClaimedVm {
     pub identity: Identity,
     /// The snapshot it came from.
     pub snapshot: String,
+    /// What its agent is reached over: one of [`crate::hypervisor::TRANSPORTS`].
+    pub transport: &'static str,
     /// Every part of its restore and greeting, in order.
     pub steps: Vec<RestoreStep>,
     /// How long it had been restored when it was claimed.

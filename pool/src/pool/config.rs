@@ -72,6 +72,9 @@ pub struct Bounds {
     pub floor: u32,
     /// What one VM takes.
     pub cost: Cost,
+    /// VMMs without a guest that are kept beside the warm VMs, in slots that are left over. Where the hypervisor cannot start them
+    /// ahead, none.
+    pub dormant: u32,
 }
 
 /// Bounds of the pool's own steps. None is reached on a healthy host, however loaded.

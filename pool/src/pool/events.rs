@@ -43,12 +43,21 @@ pub enum Event<'a> {
         /// Slots.
         slots: u32,
     },
+    /// A VMM without a guest was started, and waits.
+    Started {
+        /// Its slot.
+        slot: &'a Slot,
+        /// How long that took.
+        took: Duration,
+    },
     /// A VM is Ready.
     Restored {
         /// Its slot.
         slot: &'a Slot,
         /// How long the slot was without a VM, from when it could take one: turns, leases, failed tries included.
         empty: Duration,
+        /// How long it had its turn.
+        turn: Duration,
         /// Every part of its restore and greeting, in order.
         steps: &'a [RestoreStep],
     },
@@ -88,6 +97,8 @@ pub enum Farewell {
     Stale,
     /// Fewer are to be warm.
     Surplus,
+    /// Its runtime was baked again.
+    Outdated,
     /// It ended by itself, or its agent did.
     Exited,
     /// Its lease is about to expire or is lost.
@@ -102,10 +113,11 @@ pub enum Farewell {
 
 impl Farewell {
     /// All names.
-    pub const NAMES: [&str; 8] = [
+    pub const NAMES: [&str; 9] = [
         "finished",
         "stale",
         "surplus",
+        "outdated",
         "exited",
         "lease_at_risk",
         "closing",
@@ -115,12 +127,22 @@ impl Farewell {
 
     /// Its name, for metrics.
     pub const fn name(&self) -> &'static str {
-        let [finished, stale, surplus, exited, lease_at_risk, closing, restore_failed, greeting_failed] =
-            Self::NAMES;
+        let [
+            finished,
+            stale,
+            surplus,
+            outdated,
+            exited,
+            lease_at_risk,
+            closing,
+            restore_failed,
+            greeting_failed,
+        ] = Self::NAMES;
         match self {
             Self::Finished => finished,
             Self::Stale => stale,
             Self::Surplus => surplus,
+            Self::Outdated => outdated,
             Self::Exited => exited,
             Self::LeaseAtRisk => lease_at_risk,
             Self::Closing => closing,
@@ -136,6 +158,7 @@ impl fmt::Display for Farewell {
             Self::Finished => f.write_str("finished"),
             Self::Stale => f.write_str("stale"),
             Self::Surplus => f.write_str("surplus"),
+            Self::Outdated => f.write_str("outdated"),
             Self::Exited => f.write_str("exited"),
             Self::LeaseAtRisk => f.write_str("lease at risk"),
             Self::Closing => f.write_str("closing"),

@@ -9,6 +9,7 @@ pub(crate) mod gauges;
 mod greeting;
 mod slot;
 mod stop;
+mod turnover;
 mod waiters;
 
 use std::{
@@ -29,6 +30,7 @@ use self::{
     gauges::{Position, Voice},
     slot::SlotTask,
     stop::{Stop, asked},
+    turnover::Currents,
     waiters::Waiters,
 };
 pub use self::{
@@ -91,9 +93,16 @@ impl Pool {
         let mut seeds = SmallRng::seed_from_u64(config.seed.unwrap_or_else(rand::random));
         let waiters = |runtime: &RuntimeSlots| Waiters::new(&runtime.name, config.lanes, epoch);
         let waiters: Vec<_> = config.runtimes.iter().map(waiters).collect();
-        let admission = Admission::new(&config, waiters.clone(), voice.clone(), epoch);
+        let admission =
+            Admission::new(&config, waiters.clone(), voice.clone(), epoch, hypervisor.starts_ahead());
+        let names = config.runtimes.iter().map(|runtime| runtime.name.clone());
+        let (currents, hypervisor) = (Currents::new(&hypervisor, names), Arc::new(hypervisor));
+        let mut stopped = stop.subscribe();
+        let over = async move { asked(&mut stopped, Stop::Drain).await };
+        tokio::spawn(Arc::clone(&currents).run(Arc::clone(&hypervisor), Arc::clone(&admission), over));
         let parts = slot::Parts {
-            hypervisor: Arc::new(hypervisor),
+            hypervisor,
+            currents,
             keeper: Keeper::spawn(leases, config.lease_margin, config.limits, voice.clone()),
             admission: Arc::clone(&admission),
             voice: voice.clone(),

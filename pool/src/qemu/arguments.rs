@@ -4,7 +4,10 @@ use std::path::Path;
 
 use hearth_schemas::manifest::Accelerator;
 
-use crate::net::{CARD, CARD_MAC};
+use crate::{
+    net::{CARD, CARD_MAC},
+    rates::Rates,
+};
 
 /// Where a plugged vsock goes on the PCI bus. Fixed, so that a guest sees the same machine every time.
 pub const VSOCK_ADDR: &str = "0x6";
@@ -28,6 +31,8 @@ pub struct MachineSpec<'a> {
     pub scratch: &'a Path,
     /// Socket on which somebody waits for QEMU's machine protocol.
     pub qmp: &'a Path,
+    /// Limits of its disks.
+    pub rates: Rates,
     /// The TAP of its network card, in the namespace that QEMU is started in.
     pub tap: Option<&'a str>,
 }
@@ -48,8 +53,11 @@ pub enum Start<'a> {
         /// Socket on which somebody waits for the guest's second serial port.
         channel: &'a Path,
     },
-    /// Wait for a saved state. Needs no kernel: it is in the memory. Nothing of the guest's serial ports is kept.
-    Incoming,
+    /// Wait for a saved state. Needs no kernel: it is in the memory. Nothing of the guest's console is kept.
+    Incoming {
+        /// Socket on which QEMU listens for whoever wants the guest's second serial port, if anybody may.
+        channel: Option<&'a Path>,
+    },
 }
 
 /// The arguments, without the program.
@@ -70,10 +78,15 @@ pub fn arguments(machine: &MachineSpec<'_>, start: &Start<'_>) -> Vec<String> {
             "-chardev".to_owned(),
             format!("socket,id=channel,path={}", value(channel)),
         ]),
-        Start::Incoming => arguments.extend(
-            ["-incoming", "defer", "-chardev", "null,id=console", "-chardev", "null,id=channel"]
-                .map(str::to_owned),
-        ),
+        Start::Incoming { channel } => {
+            let channel = channel.map_or_else(
+                || "null,id=channel".to_owned(),
+                |path| format!("socket,id=channel,path={},server=on,wait=off", value(path)),
+            );
+            arguments
+                .extend(["-incoming", "defer", "-chardev", "null,id=console", "-chardev"].map(str::to_owned));
+            arguments.push(channel);
+        }
     }
     arguments.extend(["-serial", "chardev:console", "-serial", "chardev:channel"].map(str::to_owned));
     arguments
@@ -113,17 +126,25 @@ fn machine_arguments(machine: &MachineSpec<'_>) -> Vec<String> {
 }
 
 fn disk_arguments(machine: &MachineSpec<'_>) -> [String; 8] {
+    let rates = throttling(&machine.rates);
     [
         "-drive".to_owned(),
-        format!("if=none,id=root,format=raw,readonly=on,file={}", value(machine.root)),
+        format!("if=none,id=root,format=raw,readonly=on{rates},file={}", value(machine.root)),
         "-device".to_owned(),
         "virtio-blk-pci,drive=root,id=root-disk,addr=0x4".to_owned(),
         "-drive".to_owned(),
         // The disk dies with its VM: nobody waits for it to be durable.
-        format!("if=none,id=scratch,format=raw,cache=unsafe,file={}", value(machine.scratch)),
+        format!("if=none,id=scratch,format=raw,cache=unsafe{rates},file={}", value(machine.scratch)),
         "-device".to_owned(),
         "virtio-blk-pci,drive=scratch,id=scratch-disk,addr=0x5".to_owned(),
     ]
+}
+
+fn throttling(rates: &Rates) -> String {
+    let limit = |what: &str, limit: Option<u64>| {
+        limit.map(|limit| format!(",throttling.{what}-total={limit}")).unwrap_or_default()
+    };
+    limit("bps", rates.disk_bytes) + &limit("iops", rates.disk_operations)
 }
 
 /// A card without a ROM to boot from, which is no part of every package of QEMU.
@@ -155,29 +176,44 @@ mod tests {
             root: Path::new("/root.img"),
             scratch: Path::new("scratch"),
             qmp: Path::new("qmp"),
+            rates: Rates::default(),
             tap: None,
         }
     }
 
     #[test]
     fn a_path_cannot_add_options() {
-        let line = arguments(&machine(true), &Start::Incoming).join(" ");
+        let line = arguments(&machine(true), &Start::Incoming { channel: None }).join(" ");
         assert!(line.contains("mem-path=/m,,1,share=on"), "{line}");
     }
 
     #[test]
+    fn each_disk_has_its_limits() {
+        let rates = Rates { disk_bytes: Some(1000), disk_operations: Some(10), network_bytes: None };
+        let line = arguments(&MachineSpec { rates, ..machine(true) }, &Start::Incoming { channel: None });
+        let limited = |word: &&String| word.contains(",throttling.bps-total=1000,throttling.iops-total=10,");
+        assert_eq!(line.iter().filter(limited).count(), 2, "{line:?}");
+    }
+
+    #[test]
     fn a_shared_template_is_never_written_and_a_restore_has_no_kernel_no_network_no_log() {
-        let line = arguments(&machine(false), &Start::Incoming).join(" ");
+        let line = arguments(&machine(false), &Start::Incoming { channel: None }).join(" ");
         assert!(line.contains("share=off,readonly=on"), "{line}");
         assert!(line.contains("id=root,format=raw,readonly=on"));
         assert!(line.contains("-nodefaults") && !line.contains("net") && !line.contains("-kernel"));
         assert!(line.contains("-incoming defer") && !line.contains("file,id=console"));
+        assert!(line.contains("null,id=channel"), "the serial port is nobody's unless the manifest says so");
+        let channel = Some(Path::new("channel"));
+        let line = arguments(&machine(false), &Start::Incoming { channel }).join(" ");
+        assert!(line.contains("socket,id=channel,path=channel,server=on,wait=off"), "{line}");
     }
 
     #[test]
     fn a_card_is_the_same_for_bake_and_restore_but_for_its_tap() {
-        let line =
-            |tap| arguments(&MachineSpec { tap: Some(tap), ..machine(false) }, &Start::Incoming).join(" ");
+        let line = |tap| {
+            arguments(&MachineSpec { tap: Some(tap), ..machine(false) }, &Start::Incoming { channel: None })
+                .join(" ")
+        };
         assert_eq!(line("hth1").replace("hth1", "hth2"), line("hth2"));
         assert!(line("hth1").contains("tap,id=tap,ifname=hth1,script=no,downscript=no"));
     }

@@ -18,17 +18,18 @@ use super::{
     arguments::{MachineSpec, Start, arguments},
     memory::{MemoryFile, MemoryPlace},
     qmp::{Qmp, QmpError},
-    serial::wait_for_agent,
 };
 use crate::{
     guard::{Guard, GuardError, OpenVm},
     image::Image,
     net::Network,
+    rates::Rates,
     runtime::Runtime,
     session::{Session, SessionError},
     vm::{
         clone::{Holes, StopOnDrop, copy},
         log::log_tail,
+        serial::wait_for_agent,
     },
 };
 
@@ -38,6 +39,8 @@ const STEP_LIMIT: Duration = Duration::from_secs(30);
 pub(super) const END_GRACE: Duration = Duration::from_millis(200);
 /// Bound of the hello once the agent has made itself heard.
 const HELLO_LIMIT: Duration = Duration::from_secs(30);
+/// How often a guest's serial port is knocked on. It takes 11 bytes in a millisecond.
+const KNOCK_EVERY: Duration = Duration::from_millis(50);
 /// What a VM without vsock has for a CID: above any that is leased, and its lock tells bakes apart.
 const BOOT_CIDS: u32 = 0x8000_0000;
 
@@ -216,6 +219,7 @@ async fn start_qemu(
         root: &request.image.root.path,
         scratch,
         qmp: Path::new("qmp"),
+        rates: Rates::default(),
         tap: request.network.map(Network::tap),
     };
     let start = Start::Boot {
@@ -237,7 +241,7 @@ async fn start_qemu(
 }
 
 async fn greet(channel: UnixStream, limit: Duration, directory: &Path) -> Result<Session, BootError> {
-    let heard = timeout(limit, wait_for_agent(channel)).await;
+    let heard = timeout(limit, wait_for_agent(channel, KNOCK_EVERY)).await;
     let Ok(heard) = heard else {
         let console = log_tail(&directory.join(CONSOLE));
         return Err(BootError::NoAgent { limit, console });

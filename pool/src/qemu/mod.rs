@@ -7,7 +7,6 @@ mod memory;
 mod probe;
 pub mod qmp;
 mod restore;
-mod serial;
 mod vsock;
 
 use std::{
@@ -18,21 +17,27 @@ use std::{
 };
 
 use hearth_schemas::manifest::Transport;
+use tokio::net::UnixStream;
 
 pub use self::{
     bake::{BakeError, BakeRequest, bake_snapshot},
     boot::BootError,
     probe::probe_kvm,
-    vsock::{GuestStream, Listener, transport_of_host},
+    restore::DormantQemu,
+    vsock::{Listener, transport_of_host},
 };
 use self::{memory::MemoryPlace, vsock::Vsock};
 use crate::{
-    guard::{Guard, GuardError},
+    guard::{Guard, GuardError, process::ProcessId},
     hypervisor::{DestroyError, Hypervisor, RestoreError, Restored, Slot},
     lease::Identity,
     net::{Network, Networks, remove_network},
+    rates::Rates,
     snapshot::{HostFacts, Snapshot, SnapshotError, SnapshotStore, Verification},
-    vm::directory::clear_without_guard,
+    vm::{
+        directory::clear_without_guard,
+        reach::{GuestStream, Reach},
+    },
 };
 
 /// Where things are and what is allowed.
@@ -50,6 +55,8 @@ pub struct QemuConfig {
     pub memory_dir: PathBuf,
     /// Where VMs' scratch disks go: a file system on disk.
     pub scratch_dir: PathBuf,
+    /// Limits of a VM's disks. That of its network card is not kept.
+    pub rates: Rates,
     /// Accept a QEMU whose threads are not all under a system call filter.
     pub insecure_seccomp: bool,
     /// Who this worker is, for the records of its VMs. Unique among live workers of this host.
@@ -75,14 +82,23 @@ pub struct Qemu {
 pub struct QemuVm {
     /// What the guard calls it.
     name: String,
-    vsock: Vsock,
+    reach: Reach,
+    /// QEMU itself.
+    process: ProcessId,
+    /// Its vsock, if it has one that came up.
+    vsock: Option<Vsock>,
+    /// Where QEMU listens for whoever wants the guest's second serial port.
+    channel: PathBuf,
     network: Option<Arc<Network>>,
-    _snapshot: Arc<Snapshot>,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Qemu {
     /// VMs of this host, made by `guard`, which was started with the same run directory and worker.
     pub fn new(config: QemuConfig, here: HostFacts, guard: Guard) -> Self {
+        if config.rates.network_bytes.is_some() {
+            tracing::warn!("QEMU keeps no limit of a network card: vms.network_mib_per_s has no effect");
+        }
         Self {
             transport: transport_of_host(),
             memory: MemoryPlace::best(&config.memory_dir),
@@ -105,7 +121,7 @@ impl Qemu {
         let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         let name = self.store.current_name(runtime);
         if let Some(known) = snapshots.get(runtime)
-            && known.directory.file_name().and_then(|known| known.to_str()) == name.as_deref()
+            && Some(known.name()) == name.as_deref()
         {
             return Ok(Arc::clone(known));
         }
@@ -117,6 +133,7 @@ impl Qemu {
 
 impl Hypervisor for Qemu {
     type Vm = QemuVm;
+    type Dormant = DormantQemu;
     type Io = GuestStream;
     type Accept = Listener;
 
@@ -124,12 +141,55 @@ impl Hypervisor for Qemu {
         self.restore_slot(slot, identity).await
     }
 
+    fn starts_ahead(&self) -> bool {
+        true
+    }
+
+    async fn start(&self, slot: &Slot, identity: &Identity) -> Result<DormantQemu, RestoreError> {
+        self.start_slot(slot, identity).await
+    }
+
+    async fn load(&self, dormant: DormantQemu) -> Result<Restored<QemuVm>, RestoreError> {
+        self.load_dormant(dormant).await
+    }
+
+    async fn dormant_exited(&self, dormant: &DormantQemu) {
+        let how = self.guard.exited(dormant.name()).await;
+        tracing::info!(vm = dormant.name(), %how, "a dormant QEMU ended");
+    }
+
+    fn dormant_from<'a>(&self, dormant: &'a DormantQemu) -> Option<&'a str> {
+        Some(dormant.snapshot().name())
+    }
+
+    fn current(&self, runtime: &str) -> Option<String> {
+        self.store.current_name(runtime)
+    }
+
+    fn came_from<'a>(&self, vm: &'a QemuVm) -> Option<&'a str> {
+        Some(vm.snapshot.name())
+    }
+
     async fn dial(&self, vm: &QemuVm) -> io::Result<GuestStream> {
-        vm.vsock.dial().await
+        let by_vsock = || async {
+            match &vm.vsock {
+                Some(vsock) => vsock.dial().await,
+                None => Err(io::ErrorKind::NotConnected.into()),
+            }
+        };
+        let by_serial = || async {
+            let port: GuestStream = Box::new(UnixStream::connect(&vm.channel).await?);
+            Ok(port)
+        };
+        vm.reach.dial(by_vsock, by_serial).await
     }
 
     fn is_gone(&self) -> bool {
         self.guard.is_dead()
+    }
+
+    fn is_cut_off(&self, vm: &QemuVm) -> bool {
+        ProcessId::of(vm.process.pid).is_ok_and(|now| now == vm.process)
     }
 
     /// The guard has the CID's lock until it has ended the VM.
@@ -137,8 +197,8 @@ impl Hypervisor for Qemu {
         true
     }
 
-    fn transport(&self, _vm: &QemuVm) -> &'static str {
-        self.transport.as_str()
+    fn transport(&self, vm: &QemuVm) -> &'static str {
+        vm.reach.transport().as_str()
     }
 
     fn network<'a>(&self, vm: &'a QemuVm) -> Option<&'a Arc<Network>> {
@@ -146,7 +206,10 @@ impl Hypervisor for Qemu {
     }
 
     fn listen(&self, vm: &QemuVm, port: u16) -> io::Result<Listener> {
-        vm.vsock.listen(port)
+        match &vm.vsock {
+            Some(vsock) if vm.reach.transport() != Transport::Serial => vsock.listen(port),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "a serial port carries one session only")),
+        }
     }
 
     async fn exited(&self, vm: &QemuVm) {

@@ -12,7 +12,6 @@ use std::{
 
 use hearth_schemas::{guest::AGENT_PORT, manifest::Transport};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{UnixListener, UnixStream},
     time::timeout,
 };
@@ -20,20 +19,16 @@ use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
 use crate::{
     hypervisor::Accept,
-    vm::hybrid_vsock::{handshake, port_socket},
+    vm::{
+        hybrid_vsock::{handshake, port_socket},
+        reach::GuestStream,
+    },
 };
 
 /// How long a connection may take to be made. The agent listens before the snapshot, so this is scheduling only.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Longest path of a Unix socket (unix(7): 108 with the zero).
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
-
-/// A byte pipe over either kind.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
-
-/// A connection to or from a guest.
-pub type GuestStream = Box<dyn Duplex>;
 
 /// How one VM's agent is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]

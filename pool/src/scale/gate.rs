@@ -8,8 +8,17 @@
 //! * Refills go to the runtime that has the smallest part of its target, at most so many a second.
 //! * Restores begin one at a time and double with each round that succeeds, and a failure halves them: neither a
 //!   start nor a sick host meets a storm.
+//! * When a runtime was baked again, Ready VMs of the old snapshot go one after another. Where slots and budget allow one
+//!   more VM than the target, one of the new snapshot is Ready before an old one goes. Else an old one goes first, but
+//!   never the last Ready one, and no other until a VM is Ready again.
+//! * Where every target is reached, slots that are left over may start VMMs without a guest, so many of each runtime. They take a
+//!   turn while they start and their own memory; a restore takes a dormant one first; and they go when others need their memory.
+
+mod line;
 
 use std::time::Duration;
+
+pub use self::line::{DORMANT_MIB, Line};
 
 /// What one VM takes from the host while it exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,37 +52,13 @@ impl Limits {
     }
 }
 
-/// One runtime's slots, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Line {
-    /// Of one VM.
-    pub cost: Cost,
-    /// VMs to keep warm: Ready, or on the way there.
-    pub target: u32,
-    /// Slots that ask for a turn.
-    pub asking: u32,
-    /// VMs between their turn and Ready.
-    pub warming: u32,
-    /// Ready VMs.
-    pub ready: u32,
-    /// VMs that exist, in whatever phase.
-    pub held: u32,
-    /// Claims that wait.
-    pub waiting: u32,
-    /// When the first of them is due.
-    pub due: Option<Duration>,
-}
-
-impl Line {
-    /// Claims for which no VM is on its way.
-    fn uncovered(&self) -> u32 {
-        self.waiting.saturating_sub(self.warming + self.ready)
-    }
-
-    /// Warm VMs beyond those that waiting claims will take.
-    fn spare(&self) -> u32 {
-        (self.warming + self.ready).saturating_sub(self.waiting)
-    }
+/// Who may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// A slot of this runtime.
+    pub runtime: usize,
+    /// Whether it is one with a dormant VMM.
+    pub dormant: bool,
 }
 
 /// The gate of a pool. Runtimes are numbered from 0.
@@ -87,6 +72,8 @@ pub struct Gate {
     memory_mib: u64,
     cpu_milli: u64,
     refills: Bucket,
+    /// Dormant VMMs that make room.
+    leaving: u32,
 }
 
 impl Gate {
@@ -94,7 +81,7 @@ impl Gate {
     pub fn new(limits: Limits, lines: Vec<Line>) -> Self {
         let pace = if limits.gentle { 1 } else { limits.restores_at_once.max(1) };
         let refills = Bucket::new(limits.refills_per_second);
-        Self { limits, lines, turns: 0, pace, memory_mib: 0, cpu_milli: 0, refills }
+        Self { limits, lines, turns: 0, pace, memory_mib: 0, cpu_milli: 0, refills, leaving: 0 }
     }
 
     /// All runtimes.
@@ -135,6 +122,11 @@ impl Gate {
 
     /// The runtime one of whose asking slots may restore a VM now. Its turn is taken and its budget reserved.
     pub fn next(&mut self, now: Duration) -> Option<usize> {
+        self.next_turn(now).map(|turn| turn.runtime)
+    }
+
+    /// The same, and which kind of slot: a dormant one first.
+    pub fn next_turn(&mut self, now: Duration) -> Option<Turn> {
         if self.turns >= self.pace {
             return None;
         }
@@ -149,18 +141,91 @@ impl Gate {
             }
         };
         let line = self.lines.get_mut(runtime)?;
-        line.asking -= 1;
+        let (dormant, more) = (line.dormant > 0, line.more_mib());
+        match dormant {
+            true => line.dormant -= 1,
+            false => (line.asking, line.held) = (line.asking - 1, line.held + 1),
+        }
         line.warming += 1;
-        line.held += 1;
         self.turns += 1;
-        self.memory_mib += line.cost.memory_mib;
+        self.memory_mib += more;
         self.cpu_milli += line.cost.cpu_milli;
+        Some(Turn { runtime, dormant })
+    }
+
+    /// The runtime one of whose asking slots may start a VMM without a guest. To be asked when no restore may begin.
+    pub fn next_start(&mut self) -> Option<usize> {
+        if self.turns >= self.pace || self.most_urgent().is_some() {
+            return None;
+        }
+        let idle = |line: &Line| {
+            let wanted = line.asking > 0 && line.dormant + line.starting < line.dormants;
+            wanted && line.spare() >= line.goal() && self.has_memory(line.dormant_mib())
+        };
+        let runtime = self.lines.iter().position(idle)?;
+        let line = self.lines.get_mut(runtime)?;
+        (line.asking, line.held, line.starting) = (line.asking - 1, line.held + 1, line.starting + 1);
+        self.turns += 1;
+        self.memory_mib += line.dormant_mib();
         Some(runtime)
+    }
+
+    /// The runtime one of whose dormant VMMs is to go, since a restore has no room. It no longer counts as dormant.
+    pub fn crowded(&mut self) -> Option<usize> {
+        if self.leaving > 0 {
+            return None;
+        }
+        let needy = self.lines.iter().enumerate().position(|(number, line)| {
+            let wants = line.uncovered() > 0 || line.spare() < line.goal();
+            wants && line.may_restore() && self.could_fit(line.cost) && !self.fits(number)
+        })?;
+        let spare = |(number, line): &(usize, &Line)| line.dormant > u32::from(*number == needy);
+        let (runtime, _) = self.lines.iter().enumerate().find(spare)?;
+        self.leaving += 1;
+        self.dormant_leaves(runtime);
+        Some(runtime)
+    }
+
+    /// A VMM without a guest was started, and waits.
+    pub fn started(&mut self, runtime: usize) {
+        self.turns = self.turns.saturating_sub(1);
+        self.pace = (self.pace + 1).min(self.limits.restores_at_once.max(1));
+        self.line(runtime, |line| {
+            (line.starting, line.dormant) = (line.starting.saturating_sub(1), line.dormant + 1);
+        });
+    }
+
+    /// It could not be; what there is of it still has to be destroyed.
+    pub fn start_failed(&mut self, runtime: usize) {
+        self.turns = self.turns.saturating_sub(1);
+        self.pace = (self.pace / 2).max(1);
+        self.line(runtime, |line| line.starting = line.starting.saturating_sub(1));
+    }
+
+    /// A dormant one waits no longer, and is to be destroyed.
+    pub fn dormant_leaves(&mut self, runtime: usize) {
+        self.line(runtime, |line| line.dormant = line.dormant.saturating_sub(1));
+    }
+
+    /// A turn that was given to a dormant one which is leaving.
+    pub fn not_taken(&mut self, runtime: usize) {
+        self.end_turn(runtime);
+        let Some(line) = self.lines.get(runtime) else { return };
+        self.memory_mib = self.memory_mib.saturating_sub(line.cost.memory_mib - line.dormant_mib());
+        self.cpu_milli = self.cpu_milli.saturating_sub(line.cost.cpu_milli);
+    }
+
+    /// Nothing of a VMM that never had a guest is left.
+    pub fn dormant_gone(&mut self, runtime: usize) {
+        self.leaving = self.leaving.saturating_sub(1);
+        let Some(line) = self.lines.get_mut(runtime) else { return };
+        line.held = line.held.saturating_sub(1);
+        self.memory_mib = self.memory_mib.saturating_sub(line.dormant_mib());
     }
 
     /// With a claim that nothing is on its way for, the one that is due first.
     fn most_urgent(&self) -> Option<usize> {
-        let urgent = |line: &Line| line.asking > 0 && line.uncovered() > 0 && self.could_fit(line.cost);
+        let urgent = |line: &Line| line.may_restore() && line.uncovered() > 0 && self.could_fit(line.cost);
         let all = self.lines.iter().enumerate().filter(|(_, line)| urgent(line));
         all.min_by_key(|(number, line)| (line.due, *number)).map(|(number, _)| number)
     }
@@ -168,20 +233,23 @@ impl Gate {
     /// Below its target, with the smallest part of it.
     fn emptiest(&self) -> Option<usize> {
         let below = |number: usize, line: &Line| {
-            line.asking > 0 && line.spare() < line.target && line.uncovered() == 0 && self.fits(number)
+            line.may_restore() && line.spare() < line.goal() && line.uncovered() == 0 && self.fits(number)
         };
         let all = self.lines.iter().enumerate().filter(|(number, line)| below(*number, line));
-        let part = |line: &Line| f64::from(line.spare()) / f64::from(line.target);
+        let part = |line: &Line| f64::from(line.spare()) / f64::from(line.target.max(1));
         all.min_by(|(_, a), (_, b)| part(a).total_cmp(&part(b))).map(|(number, _)| number)
+    }
+
+    fn has_memory(&self, more: u64) -> bool {
+        let sum = self.memory_mib.checked_add(more);
+        self.limits.memory_mib.is_none_or(|limit| sum.is_some_and(|sum| sum <= limit))
     }
 
     fn fits(&self, runtime: usize) -> bool {
         let Some(line) = self.lines.get(runtime) else { return false };
-        let within = |used: u64, more: u64, limit: Option<u64>| {
-            limit.is_none_or(|limit| used.checked_add(more).is_some_and(|sum| sum <= limit))
-        };
-        within(self.memory_mib, line.cost.memory_mib, self.limits.memory_mib)
-            && within(self.cpu_milli, line.cost.cpu_milli, self.limits.cpu_milli)
+        let cpu = self.cpu_milli.checked_add(line.cost.cpu_milli);
+        self.has_memory(line.more_mib())
+            && self.limits.cpu_milli.is_none_or(|limit| cpu.is_some_and(|sum| sum <= limit))
     }
 
     /// Whether a VM of this cost fits into an empty host. One that does not must not hold up the others.
@@ -194,7 +262,7 @@ impl Gate {
     pub fn ready(&mut self, runtime: usize) {
         self.end_turn(runtime);
         self.pace = (self.pace + 1).min(self.limits.restores_at_once.max(1));
-        self.line(runtime, |line| line.ready += 1);
+        self.line(runtime, |line| (line.ready, line.replacing) = (line.ready + 1, false));
     }
 
     /// A VM that was let in will not be Ready; what there is of it still has to be destroyed.
@@ -213,6 +281,30 @@ impl Gate {
         self.line(runtime, |line| line.ready = line.ready.saturating_sub(1));
     }
 
+    /// A Ready VM is of an old snapshot from now on, or of the current one after all, or is no longer Ready.
+    pub fn set_outdated(&mut self, runtime: usize, outdated: bool) {
+        self.line(runtime, |line| match outdated {
+            true => line.outdated += 1,
+            false => line.outdated = line.outdated.saturating_sub(1),
+        });
+    }
+
+    /// Whether a Ready VM of an old snapshot goes now. It then no longer counts as Ready, nor as outdated.
+    pub fn replace(&mut self, runtime: usize) -> bool {
+        let (goes, first) = self.lines.get(runtime).map_or((false, false), |line| {
+            let successor = line.ready > line.target;
+            let room = line.held - line.dormant < line.slots && self.fits(runtime);
+            let first = !room && line.ready > 1 && line.warming == 0 && !line.replacing;
+            (line.outdated > 0 && line.waiting == 0 && (successor || first), !successor)
+        });
+        if goes {
+            self.taken(runtime);
+            self.set_outdated(runtime, false);
+            self.line(runtime, |line| line.replacing = first);
+        }
+        goes
+    }
+
     /// Nothing of a VM is left.
     pub fn gone(&mut self, runtime: usize) {
         let Some(line) = self.lines.get_mut(runtime) else { return };
@@ -223,7 +315,7 @@ impl Gate {
 
     /// Ready VMs of a runtime beyond its target, which give their share back.
     pub fn surplus(&self, runtime: usize) -> u32 {
-        let surplus = |line: &Line| line.spare().saturating_sub(line.target).min(line.ready);
+        let surplus = |line: &Line| line.spare().saturating_sub(line.goal()).min(line.ready);
         self.lines.get(runtime).map_or(0, surplus)
     }
 }
@@ -255,88 +347,4 @@ impl Bucket {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Duration = Duration::from_secs(1);
-
-    fn gate(limits: Limits, lines: &[(u64, u32, u32)]) -> Gate {
-        let line = |(memory_mib, target, asking): &(u64, u32, u32)| Line {
-            cost: Cost { memory_mib: *memory_mib, cpu_milli: 0 },
-            target: *target,
-            asking: *asking,
-            ..Line::default()
-        };
-        Gate::new(limits, lines.iter().map(line).collect())
-    }
-
-    fn all(gate: &mut Gate, now: Duration) -> Vec<usize> {
-        std::iter::from_fn(|| gate.next(now)).collect()
-    }
-
-    #[test]
-    fn refills_stop_at_the_target_and_go_where_the_smallest_part_is() {
-        let mut gate = gate(Limits::turns(100), &[(1, 4, 10), (1, 2, 10)]);
-        assert_eq!(all(&mut gate, NOW), [0, 1, 0, 0, 1, 0]);
-        gate.set_target(0, 2);
-        (0..4).for_each(|_| gate.ready(0));
-        assert_eq!((gate.surplus(0), gate.surplus(1)), (2, 0));
-    }
-
-    #[test]
-    fn the_budget_is_never_exceeded_and_comes_back_when_a_vm_is_gone() {
-        let limits = Limits { memory_mib: Some(1000), ..Limits::turns(100) };
-        let mut gate = gate(limits, &[(300, 10, 10)]);
-        assert_eq!(all(&mut gate, NOW).len(), 3);
-        gate.ready(0);
-        gate.taken(0);
-        assert_eq!(gate.next(NOW), None, "it is claimed, and holds its memory");
-        gate.gone(0);
-        assert_eq!((gate.next(NOW), gate.memory_mib()), (Some(0), 900));
-    }
-
-    #[test]
-    fn a_waiting_claim_goes_before_refills_and_its_memory_is_kept_for_it() {
-        let limits = Limits { memory_mib: Some(1000), ..Limits::turns(100) };
-        let mut gate = gate(limits, &[(100, 10, 10), (900, 0, 1), (2000, 0, 1)]);
-        assert_eq!(gate.next(NOW), Some(0));
-        gate.set_waiting(1, 1, Some(NOW));
-        assert_eq!(gate.next(NOW), Some(1));
-        gate.failed(1);
-        gate.gone(1);
-        gate.asks(1);
-        gate.ready(0);
-        gate.asks(0);
-        gate.set_waiting(0, 3, Some(2 * NOW));
-        assert_eq!(all(&mut gate, 2 * NOW), [1], "due first, and then there is no room");
-        gate.set_waiting(2, 1, Some(Duration::ZERO));
-        gate.gone(1);
-        assert_eq!(gate.next(2 * NOW), Some(0), "what fits nowhere holds up nobody");
-    }
-
-    #[test]
-    fn refills_have_a_pace_and_claims_have_none() {
-        let limits = Limits { refills_per_second: Some(2.0), ..Limits::turns(100) };
-        let mut gate = gate(limits, &[(1, 50, 50)]);
-        assert_eq!(all(&mut gate, Duration::ZERO).len(), 1);
-        assert_eq!(all(&mut gate, NOW).len(), 2);
-        gate.set_waiting(0, 10, Some(NOW));
-        assert_eq!(all(&mut gate, NOW).len(), 7, "what was under way counts for claims");
-    }
-
-    #[test]
-    fn restores_begin_gently_and_shrink_after_a_failure() {
-        let limits = Limits { gentle: true, ..Limits::turns(8) };
-        let mut gate = gate(limits, &[(1, 100, 100)]);
-        let mut rounds = Vec::new();
-        for _ in 0..5 {
-            let begun = all(&mut gate, NOW).len();
-            (0..begun).for_each(|_| gate.ready(0));
-            rounds.push(begun);
-        }
-        assert_eq!(rounds, [1, 2, 4, 8, 8]);
-        let begun = all(&mut gate, NOW).len();
-        (0..begun).for_each(|_| gate.failed(0));
-        assert_eq!((begun, all(&mut gate, NOW).len()), (8, 1));
-    }
-}
+mod tests;

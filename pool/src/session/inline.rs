@@ -16,7 +16,7 @@ impl Session {
     /// Runs a command that is `fresh` from its beginning to its end: the same as [`Session::exec`] and
     /// [`super::Running::finish`] in fewer messages. Several may be asked for at once; the agent prepares those that wait
     /// and runs them one after another, in the order in which they were first polled. One that is killed before its turn
-    /// ends with `killed` and neither exit code nor signal. With an agent that does not know this they are run apart.
+    /// ends with `killed` and neither exit code nor signal. `live` is as with [`Session::exec_live`]. With an agent that does not know this they are run apart.
     /// Not cancel safe: dropping kills the command.
     ///
     /// # Errors
@@ -25,11 +25,13 @@ impl Session {
         &self,
         command: Command,
         stdin: Bytes,
+        live: u32,
         mut output: impl FnMut(Channel, Bytes),
         kill: impl Future<Output = ()>,
     ) -> Result<Exited, SessionError> {
         if !self.hello().inline {
-            return self.exec(command, !stdin.is_empty()).await?.finish(stdin, output, kill).await;
+            let running = self.exec_live(command, !stdin.is_empty(), live).await?;
+            return running.finish(stdin, output, kill).await;
         }
         if let Some(what) = command.unknown_to(self.hello()) {
             return Err(SessionError::Unable(what));
@@ -40,7 +42,7 @@ impl Session {
             false => None,
         };
         let inline = if apart.is_none() { stdin.clone() } else { Bytes::new() };
-        let exec = asked(command, apart.as_ref().map_or(0, Sender::id), inline);
+        let exec = Exec { live, ..asked(command, apart.as_ref().map_or(0, Sender::id), inline) };
         let control = self.request(request::Body::Exec(exec)).await?;
         let (sender, mut receiver) = (control.sender, control.receiver);
         let feed = async {

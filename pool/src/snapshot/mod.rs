@@ -4,7 +4,8 @@
 //! <data>/snapshots/<runtime>/bake.lock       locked by whoever bakes this runtime
 //! <data>/snapshots/<runtime>/current         symbolic link to the one that is restored
 //! <data>/snapshots/<runtime>/<name>/         read only; replaced whole, never changed
-//!     manifest.json                          locked (shared) by whoever uses the snapshot
+//!     manifest.json                          locked (shared) by whoever uses the snapshot, which the last user removes
+//!                                            when it is no longer current
 //!     memory, state                          the guest's memory (sparse), the devices' state
 //!     root.img, scratch.img                  the disks: shared by all VMs, copied for each
 //! <data>/snapshots/<runtime>/.new-*          half a bake; removed by the next one

@@ -192,19 +192,26 @@ fn remove_unused(parent: &Path, current: &str) -> io::Result<()> {
 }
 
 fn remove_if_unused(directory: &Path) -> io::Result<()> {
-    let path = directory.join(MANIFEST);
-    match File::open(&path) {
-        Ok(manifest) => {
-            if flock(&manifest, FlockOperation::NonBlockingLockExclusive).is_err() {
-                return Ok(());
-            }
-            // The manifest first, under the lock: who waits for the lock then sees that the snapshot is gone.
-            fs::remove_file(path)?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    match File::open(directory.join(MANIFEST)) {
+        Ok(manifest) => remove_unlocked(&manifest, directory).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_dir_all(directory),
+        Err(error) => Err(error),
     }
-    fs::remove_dir_all(directory)
+}
+
+/// Removes a snapshot unless another than this open manifest locks it. Whatever lock this one had is given up for that. Says
+/// whether it is gone.
+pub(super) fn remove_unlocked(manifest: &File, directory: &Path) -> io::Result<bool> {
+    if flock(manifest, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(false);
+    }
+    // The manifest first, under the lock: who waits for the lock then sees that the snapshot is gone.
+    match fs::remove_file(directory.join(MANIFEST)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        removed => removed?,
+    }
+    fs::remove_dir_all(directory)?;
+    Ok(true)
 }
 
 #[cfg(test)]

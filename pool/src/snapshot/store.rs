@@ -1,6 +1,7 @@
 //! Finding a runtime's snapshot.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -8,10 +9,12 @@ use std::{
 
 use hearth_schemas::manifest::Manifest;
 use rustix::fs::{FlockOperation, flock};
+use tokio::runtime::Handle;
 
 use super::{
     HostFacts, MANIFEST, MEMORY, ROOT, SCRATCH, STATE, Verification,
     check::{damaged, unfit},
+    publish::remove_unlocked,
 };
 
 /// Longest manifest that is read, in bytes.
@@ -52,17 +55,23 @@ pub enum SnapshotError {
     },
 }
 
-/// A snapshot that fits. While this lives, no bake removes it.
+/// A snapshot that fits. While this lives nobody removes it; the last one that lives removes it when it is no longer
+/// current.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Where it is.
     pub directory: PathBuf,
     /// What it says about itself.
     pub manifest: Manifest,
-    _in_use: File,
+    _in_use: InUse,
 }
 
 impl Snapshot {
+    /// Its name among the snapshots of its runtime: see [`SnapshotStore::current_name`].
+    pub fn name(&self) -> &str {
+        self.directory.file_name().and_then(OsStr::to_str).unwrap_or_default()
+    }
+
     /// The guest's memory.
     pub fn memory(&self) -> PathBuf {
         self.directory.join(MEMORY)
@@ -81,6 +90,36 @@ impl Snapshot {
     /// The scratch disk to copy.
     pub fn scratch(&self) -> PathBuf {
         self.directory.join(SCRATCH)
+    }
+}
+
+/// A shared lock on a snapshot's manifest.
+#[derive(Debug)]
+struct InUse {
+    manifest: Option<File>,
+    directory: PathBuf,
+}
+
+impl Drop for InUse {
+    /// Gives the lock up. A snapshot that is not current goes with its last user; where that fails, the next bake removes it.
+    fn drop(&mut self) {
+        let Some(manifest) = self.manifest.take() else { return };
+        let parent = self.directory.parent().unwrap_or(Path::new(""));
+        let current = fs::read_link(parent.join("current")).ok();
+        if current.is_none_or(|name| self.directory.file_name() == Some(name.as_os_str())) {
+            return;
+        }
+        let directory = std::mem::take(&mut self.directory);
+        let remove = move || match remove_unlocked(&manifest, &directory) {
+            Ok(true) => tracing::info!(directory = %directory.display(), "an old snapshot goes"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(directory = %directory.display(), %error, "an old snapshot stays"),
+        };
+        // It may take a moment.
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
     }
 }
 
@@ -146,7 +185,8 @@ impl SnapshotStore {
     }
 }
 
-fn open(directory: &Path) -> io::Result<Snapshot> {
+/// The snapshot of a directory, held in use.
+pub(super) fn open(directory: &Path) -> io::Result<Snapshot> {
     let path = directory.join(MANIFEST);
     let in_use = File::open(&path)?;
     flock(&in_use, FlockOperation::LockShared)?;
@@ -157,5 +197,6 @@ fn open(directory: &Path) -> io::Result<Snapshot> {
     let mut text = String::new();
     (&in_use).take(MANIFEST_MAX_BYTES).read_to_string(&mut text)?;
     let manifest = serde_json::from_str(&text)?;
+    let in_use = InUse { manifest: Some(in_use), directory: directory.to_owned() };
     Ok(Snapshot { directory: directory.to_owned(), manifest, _in_use: in_use })
 }

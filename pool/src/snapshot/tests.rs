@@ -6,7 +6,7 @@ use hearth_schemas::manifest::{
     Accelerator, Entry, Host, HypervisorKind, MANIFEST_VERSION, Machine, Manifest, Transport,
 };
 
-use super::super::{HostFacts, MEMORY, SnapshotError, SnapshotStore, Verification, unfit};
+use super::super::{HostFacts, MEMORY, SnapshotError, SnapshotStore, Verification, store::open, unfit};
 
 fn here() -> HostFacts {
     let host = Host {
@@ -29,6 +29,7 @@ fn manifest(inputs_sha256: &str) -> Manifest {
         accelerator: Accelerator::Kvm,
         host: here().host,
         transport: Transport::VhostUserVsock,
+        serial: false,
         protocol_version: 1,
         machine: Machine {
             vcpus: 1,
@@ -84,7 +85,13 @@ fn a_new_snapshot_removes_the_old_one_unless_somebody_uses_it() {
     let used = store.current("python", &here(), Verification::Size).unwrap();
     let second = bake(&store, "bbbb", "2");
     assert!(first.exists() && second.exists(), "the first is in use");
+    let too = open(&used.directory).unwrap();
     drop(used);
+    assert!(first.exists(), "somebody else uses it");
+    drop(too);
+    assert!(!first.exists(), "it goes with its last user");
+    drop(store.current("python", &here(), Verification::Size).unwrap());
+    assert!(second.exists(), "it is current");
     let third = bake(&store, "bbbb", "3");
     assert!(!first.exists() && !second.exists() && third.exists());
     assert_ne!(second, third, "a snapshot's directory is never changed");

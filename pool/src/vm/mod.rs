@@ -4,5 +4,7 @@ pub mod clone;
 pub mod directory;
 pub mod hybrid_vsock;
 pub mod log;
+pub mod reach;
 pub mod seccomp;
+pub mod serial;
 pub mod warm_up;

@@ -11,6 +11,7 @@
 mod cancel;
 mod close;
 mod conservation;
+mod dormant;
 mod greeting;
 mod leases;
 mod life;
@@ -18,3 +19,4 @@ mod rig;
 mod scaling;
 mod threads;
 mod trouble;
+mod turnover;

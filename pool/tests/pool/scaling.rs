@@ -25,7 +25,7 @@ use tokio::{
 use crate::rig::{LONG, MS, Rig, SECOND, slots};
 
 fn bounds(floor: u32, memory_mib: u64) -> Bounds {
-    Bounds { floor, cost: Cost { memory_mib, cpu_milli: 1000 } }
+    Bounds { floor, cost: Cost { memory_mib, cpu_milli: 1000 }, dormant: 0 }
 }
 
 fn scaled(ceiling: u32, floor: u32) -> Rig {

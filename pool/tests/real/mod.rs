@@ -1,5 +1,12 @@
 //! What the tests of real VMs share: one bake, a guard for each test, and sessions.
 
+#[path = "../bare/mod.rs"]
+mod bare;
+mod bench;
+mod limits;
+mod refusals;
+mod serial;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -18,6 +25,7 @@ use hearth_pool::{
     image::{self, Image, ImageRequest, Progress},
     lease::Identity,
     net::{GATEWAY, GUEST, Network, PREFIX_BITS, with_card},
+    rates::Rates,
     runtime::{Runtime, Runtimes},
     session::{Channel, Command, Session},
     snapshot::{Baked, HostFacts, Verification},
@@ -170,7 +178,7 @@ impl Rig {
             }),
             run_dir: run.to_owned(),
             data_dir,
-            scratch_rate: None,
+            rates: Rates::default(),
             insecure_seccomp: env::var_os("HEARTH_RIG_NO_SECCOMP").is_some(),
             worker: "test".to_owned(),
         };
@@ -189,30 +197,18 @@ impl Rig {
     }
 
     pub async fn bake(&self) -> Baked {
-        let request = BakeRequest {
-            config: &self.config,
-            guard: &self.guard,
-            here: &self.here,
-            runtime: &self.runtime,
-            image: &self.image,
-            network: None,
-            again: false,
-        };
-        bake_snapshot(&request, &Print).await.unwrap()
+        self.bake_as(&self.runtime, &self.image, None).await
     }
 
     /// Bakes the variant with a network card, which is attached to this network meanwhile.
     pub async fn bake_with_card(&self, network: &Network) -> Baked {
         let runtime = Runtime { name: with_card(&self.runtime.name), ..self.runtime.clone() };
-        let request = BakeRequest {
-            config: &self.config,
-            guard: &self.guard,
-            here: &self.here,
-            runtime: &runtime,
-            image: &self.image,
-            network: Some(network),
-            again: false,
-        };
+        self.bake_as(&runtime, &self.image, Some(network)).await
+    }
+
+    async fn bake_as(&self, runtime: &Runtime, image: &Image, network: Option<&Network>) -> Baked {
+        let Self { config, guard, here, .. } = self;
+        let request = BakeRequest { config, guard, here, runtime, image, network, again: false };
         bake_snapshot(&request, &Print).await.unwrap()
     }
 

@@ -62,7 +62,8 @@ pub struct JobRequest {
     #[schemars(length(max = STAGES_MAX))]
     pub stages: Vec<StageRequest>,
     /// Files to return: patterns relative to the working tree, with `*`, `?` and `[…]` within one component and `**`
-    /// across them. A pattern that matches nothing is listed in the result.
+    /// across them. What names a directory, without a wildcard in its last component or with `/` at its end, stands for all
+    /// files in it. A pattern that matches nothing is listed in the result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = OUTPUT_GLOBS_MAX), inner(length(min = 1, max = PATH_MAX_BYTES)))]
     pub outputs: Vec<String>,

@@ -40,6 +40,10 @@ pub struct StageRequest {
     /// Whether the first case that is not accepted ends the stage: the others are skipped.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stop_on_failure: bool,
+    /// Whether live events tell what each case prints, and not only how it goes; only with the job's `stream`. The next
+    /// case is then not prepared while one runs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stream_cases: bool,
 }
 
 /// One run of a stage's command in a fresh copy of the working tree.

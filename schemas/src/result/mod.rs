@@ -69,6 +69,9 @@ pub struct JobResult {
     /// The snapshot that its VM was restored from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
+    /// What that VM's agent was reached over, such as `hybrid_vsock` or `serial`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
     /// Which attempt this is the result of, from 1; 0 when no VM was reached.
     #[serde(default)]
     pub attempt: u32,
@@ -105,6 +108,7 @@ impl JobResult {
             timings: Timings::default(),
             worker: None,
             snapshot: None,
+            transport: None,
             attempt: 0,
             reduced: None,
             metadata: serde_json::Map::new(),

@@ -149,8 +149,33 @@ fn limits_hold_and_give_their_verdicts() {
             (Verdict::ProcessLimit, Some(Cause::Pids)),
             (Verdict::OutputLimit, Some(Cause::Stdout)),
             (Verdict::NonzeroExit, None),
-        ]
+        ],
+        "{result:?}"
     );
+}
+
+/// Whoever does without a jail is told so, by every command that makes VMs.
+#[test]
+fn without_its_jailer_firecracker_runs_only_where_that_was_asked_for_and_says_so() {
+    let Some(rig) = Rig::start() else { return };
+    let path = rig.run_dir.path().join("job.json");
+    std::fs::write(&path, r#"{"runtime": "bash", "code": "echo hello"}"#).unwrap();
+    let insecure = std::env::var("HEARTH_RIG_NO_SECCOMP").map_or("no-jailer", |_| "no-jailer,no-seccomp");
+    let run =
+        rig.command(&["run", "--json", path.to_str().unwrap()]).env("HEARTH_INSECURE", insecure).output();
+    let run = run.unwrap();
+    assert_eq!(result(&run).verdict, Some(Verdict::Accepted));
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(said.contains("insecure: Firecracker runs without its jailer"), "{said}");
+    let doctor = rig.command(&["doctor"]).env("HEARTH_INSECURE", insecure).output().unwrap();
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(said.contains("insecure: without its jailer"), "{said}");
+    std::fs::remove_file(path).unwrap();
+    rig.nothing_is_left();
+    if rig.jailer {
+        let run = rig.command(&["doctor"]).output().unwrap();
+        assert!(!String::from_utf8_lossy(&run.stdout).contains("insecure"));
+    }
 }
 
 #[test]

@@ -31,6 +31,25 @@ int main(int argc, char **argv) {
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_beyond_its_limit_is_told_however_soon_its_command_ends() {
+    with_runtime("bash", 1, async |worker| {
+        // All of it fits the pipe, so the command has ended before anybody reads.
+        let job = json!({
+            "runtime": "bash",
+            "stages": [{"name": "run", "argv": ["/bin/echo"], "limits": {"output_kib": 1}, "cases": [
+                {"name": "short", "argv_extra": ["x"]},
+                {"name": "long", "argv_extra": ["x".repeat(2000)]},
+                {"name": "again", "argv_extra": ["x".repeat(2000)]},
+            ]}],
+        });
+        let result = worker.run(&job).await.unwrap();
+        let over = (Verdict::OutputLimit, Some(Cause::Stdout), "");
+        assert_eq!(cases(&result, 0), [(Verdict::Accepted, None, ""), over, over]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn compiled_once_and_run_many_times_with_every_kind_of_match() {
     with_runtime("gcc", 1, async |worker| {
         let case = |name: &str, stdin: &str, how: Value, stdout: &str| {
@@ -85,6 +104,27 @@ async fn compiled_once_and_run_many_times_with_every_kind_of_match() {
             let usage = case.run.usage.unwrap();
             assert!(usage.wall_ms.as_micros() > 0 && usage.memory_peak_bytes.unwrap() > 0, "{}", case.name);
         }
+    })
+    .await;
+}
+
+/// A directory among the outputs is all that is in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_may_be_a_directory() {
+    crate::with_python(1, async |worker| {
+        let script = "mkdir -p plots/more empty other; echo 1 > plots/a; echo 2 > plots/more/b; ln -s /etc plots/etc; echo 3 > other/c; echo 4 > file";
+        let job = json!({
+            "runtime": "python", "stages": [{"name": "run", "argv": ["sh", "-c", script]}],
+            "outputs": ["plots", "other/", "file", "empty/", "none", "file/"],
+        });
+        let result = worker.run(&job).await.unwrap();
+        assert_eq!(result.verdict, Some(Verdict::Accepted), "{result:#?}");
+        let mut paths: Vec<_> = result.outputs.iter().map(|output| output.path.as_str()).collect();
+        paths.sort_unstable();
+        assert_eq!(paths, ["file", "other/c", "plots/a", "plots/more/b"]);
+        assert_eq!(result.missing_outputs, ["empty/", "none", "file/"]);
+        let skipped: Vec<_> = result.skipped_outputs.iter().map(|skipped| skipped.path.as_str()).collect();
+        assert_eq!(skipped, ["plots/etc"], "no link is followed");
     })
     .await;
 }

@@ -259,3 +259,46 @@ async fn whoever_comes_without_the_nonce_is_dropped_and_the_guest_is_let_in() {
     })
     .await;
 }
+
+/// Each case of a stage is told of, and what it prints where the stage asks for that, before the job is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn cases_are_told_of_one_by_one() {
+    with_python(1, async |worker| {
+        let code = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)\nprint('!', file=sys.stderr)";
+        let case = |name: &str, right: &str| json!({"name": name, "stdin": format!("{name}\n"), "expect": {"stdout": right}});
+        let cases = [case("one", "one\n"), case("two", "2\n"), case("three", "three\n")];
+        for stream_cases in [false, true] {
+            let stage = json!({"name": "run", "argv": ["python3", "main.py"], "cases": cases, "stream_cases": stream_cases});
+            let files = json!([{"path": "main.py", "text": code}]);
+            let id = format!("cases-{stream_cases}");
+            let job = json!({"id": id, "runtime": "python", "files": files, "stages": [stage], "stream": true});
+            let result = worker.run(&job).await.unwrap();
+            assert_eq!(result.verdict, Some(Verdict::WrongAnswer), "{result:#?}");
+            let events = rest(&mut worker.watched().unwrap(), Vec::new()).await;
+            let seen = seen(&events);
+            let verdicts = seen.states.iter().filter_map(|state| match state {
+                State::CaseEnded { case, verdict, .. } => Some((case.as_str(), *verdict)),
+                _ => None,
+            });
+            let (right, wrong) = (Verdict::Accepted, Verdict::WrongAnswer);
+            assert_eq!(verdicts.collect::<Vec<_>>(), [("one", right), ("two", wrong), ("three", right)]);
+            let expected = if stream_cases { ("one\ntwo\nthree\n", "!\n!\n!\n") } else { ("", "") };
+            let [stdout, stderr] = [seen.stdout, seen.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+            assert_eq!((stdout.as_str(), stderr.as_str(), seen.dropped), (expected.0, expected.1, 0));
+            // Whose it is.
+            let mut current = None;
+            for event in &events {
+                match &event.what {
+                    What::State(State::CaseStarted { case, .. }) => current = Some(case.clone()),
+                    What::State(State::CaseEnded { case, .. }) => assert_eq!(current.take().as_ref(), Some(case)),
+                    What::Stdout(chunk) => {
+                        let text = String::from_utf8(chunk.content.decode().unwrap()).unwrap();
+                        assert_eq!((Some(text.trim()), &chunk.case), (current.as_deref(), &current));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    })
+    .await;
+}

@@ -12,15 +12,19 @@ mod cases;
 mod code;
 mod command;
 mod crash;
+mod dormant;
 mod evil;
 mod examples;
 mod isolation;
+mod judge;
 mod limits;
 mod live;
 mod network;
 mod objects;
 mod readme;
+mod serial;
 mod service;
+mod turnover;
 #[path = "../../../pool/tests/world/mod.rs"]
 mod world;
 

@@ -115,8 +115,8 @@ async fn peak(machine: &Machine, stores: &Stores, bytes: usize) -> u64 {
     peak
 }
 
-/// A transfer takes 8 MiB of the worker's memory, however large the file. Here there are three, one after the other: from
-/// the store to the spool, into the VM, and from the VM to the store.
+/// A transfer takes at most 8 MiB of the worker's memory, however large the file. Here there are three, one after the other,
+/// and none leaves anything for the next: from the store to the spool, into the VM, and from the VM to the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_does_not_grow_with_a_file() {
     let Some(machine) = machine() else { return };
@@ -126,5 +126,5 @@ async fn memory_does_not_grow_with_a_file() {
     let small = peak(machine, &stores, 100_000).await;
     let large = peak(machine, &stores, 256 << 20).await;
     eprintln!("VmHWM of hearth run: {small} KiB for 100 KB, {large} KiB for 256 MiB");
-    assert!(large < small + 3 * 8 * 1024, "{small} KiB, then {large} KiB");
+    assert!(large < small + 8 * 1024, "{small} KiB, then {large} KiB");
 }

@@ -20,6 +20,8 @@ pub struct Machine {
     pub hearth: PathBuf,
     /// The guest agent.
     pub agent: PathBuf,
+    /// A directory of runtimes beside the built-in ones.
+    pub runtimes: Option<PathBuf>,
 }
 
 /// The `hearth` command that was built beside this test, or the one that `HEARTH_BIN` names.
@@ -61,13 +63,16 @@ impl Machine {
         let agent = env::var_os("HEARTH_AGENT").map(PathBuf::from);
         let agent = agent.context("HEARTH_AGENT does not name the guest agent (`make agent` builds it)")?;
         let data = env::var_os("HEARTH_DATA").map_or_else(|| "/var/lib/hearth".into(), PathBuf::from);
-        Ok(Self { data, hearth, agent })
+        Ok(Self { data, hearth, agent, runtimes: None })
     }
 
     /// A `hearth` command with this machine's directories.
     pub fn command(&self, run_dir: &Path) -> Command {
         let mut command = Command::new(&self.hearth);
         command.env("HEARTH_DATA", &self.data).env("HEARTH_RUN", run_dir).env("HEARTH_AGENT", &self.agent);
+        if let Some(runtimes) = &self.runtimes {
+            command.env("HEARTH_RUNTIMES", runtimes);
+        }
         command
     }
 

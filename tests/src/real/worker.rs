@@ -124,6 +124,7 @@ impl Worker {
             worker: format!("tests-{}", std::process::id()),
             facts,
             network: NetworkConfig::new(Vec::new()),
+            rates: Default::default(),
         })
     }
 

@@ -59,6 +59,9 @@ pub(super) fn stage(index: usize, request: StageRequest, limits: Limits) -> Resu
     if request.stop_on_failure && request.cases.is_empty() {
         return Err(invalid(field("stop_on_failure"), "there are no cases to stop; allowed is false"));
     }
+    if request.stream_cases && request.cases.is_empty() {
+        return Err(invalid(field("stream_cases"), "there are no cases to be live; allowed is false"));
+    }
     let cases = cases::cases(request.cases, index, &request.argv, &env, &stdin)?;
     Ok(Stage {
         ip: false,
@@ -71,6 +74,7 @@ pub(super) fn stage(index: usize, request: StageRequest, limits: Limits) -> Resu
         continue_on_failure: request.continue_on_failure,
         cases,
         stop_on_failure: request.stop_on_failure,
+        stream_cases: request.stream_cases,
     })
 }
 

@@ -39,7 +39,7 @@ use crate::ledger::JobKey;
 pub struct Job {
     /// Whose job, and its id.
     pub key: JobKey,
-    /// SHA-256 of the request in hex, whatever its id, tenant, `stream`, white space and order of fields: the same id with
+    /// SHA-256 of the request in hex, whatever its id, tenant, what is live of it, white space and order of fields: the same id with
     /// another digest is another job.
     pub digest: String,
     /// The runtime, one that is offered.
@@ -90,6 +90,8 @@ pub struct Stage {
     pub cases: Vec<Case>,
     /// Whether the first case that is not accepted ends the stage.
     pub stop_on_failure: bool,
+    /// Whether what its cases print is live.
+    pub stream_cases: bool,
     /// Whether it may use IP.
     pub ip: bool,
 }
@@ -103,9 +105,14 @@ pub fn admit(mut request: JobRequest, terms: &Terms, producer: &Producer<'_>) ->
     let key = key(&mut request, producer)?;
     // Whether somebody watches does not make it another job.
     let stream = std::mem::take(&mut request.stream);
+    let stream_cases: Vec<bool> =
+        request.stages.iter_mut().map(|stage| std::mem::take(&mut stage.stream_cases)).collect();
     let network = network::policy(&request.network, &terms.network)?;
     let offer = offer(&request.runtime, network.as_ref(), terms)?;
     let digest = digest::digest(&request)?;
+    for (stage, stream) in request.stages.iter_mut().zip(stream_cases) {
+        stage.stream_cases = stream;
+    }
     outputs(&request.outputs)?;
     let deadline = deadline(request.deadline_ms, terms)?;
     metadata(&request.metadata)?;

@@ -83,14 +83,17 @@ impl Printer {
                 self.in_line = output.last().is_some_and(|byte| *byte != b'\n');
                 if self.terminal { harmless(&output).into_owned().into_bytes() } else { output }
             }
+            // Its end says which one it was.
+            What::State(State::CaseStarted { .. }) => Vec::new(),
             _ if quiet => Vec::new(),
             What::State(state) => self.line(&sentence(state, event.attempt)),
-            What::Dropped(Dropped { stage, stream, bytes, .. }) => {
+            What::Dropped(Dropped { stage, case, stream, bytes, .. }) => {
                 let stream = match stream {
                     OutputStream::Stdout => "stdout",
                     OutputStream::Stderr => "stderr",
                 };
-                self.line(&format!("{bytes} bytes of {stage}'s {stream} are left out here"))
+                let whose = case.as_ref().map_or_else(|| stage.clone(), |case| format!("case {case}"));
+                self.line(&format!("{bytes} bytes of {whose}'s {stream} are left out here"))
             }
         }
     }
@@ -112,6 +115,10 @@ fn sentence(state: &State, attempt: u32) -> String {
         State::StageStarted { stage } => format!("stage {stage}"),
         State::StageEnded { stage, verdict, cause } => {
             format!("stage {stage}: {}", why(verdict.as_str(), cause.map(word).as_deref()))
+        }
+        State::CaseStarted { case, .. } => format!("case {case}"),
+        State::CaseEnded { case, verdict, cause, .. } => {
+            format!("case {case}: {}", why(verdict.as_str(), cause.map(word).as_deref()))
         }
         State::Downloading => "downloading".to_owned(),
         State::AttemptFailed { message } => {
@@ -179,7 +186,10 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use hearth_schemas::{event::EVENT_VERSION, result::Payload};
+    use hearth_schemas::{
+        event::EVENT_VERSION,
+        result::{Payload, Verdict},
+    };
 
     use super::*;
 
@@ -207,12 +217,28 @@ mod tests {
             };
             String::from_utf8(printer.text(&event, false)).unwrap()
         };
-        let chunk = |text: &str| Chunk { stage: "run".into(), content: Payload::Text(text.into()) };
+        let chunk =
+            |text: &str| Chunk { stage: "run".into(), case: None, content: Payload::Text(text.into()) };
         let started = State::Started { worker: "w".into() };
         assert_eq!(text(What::State(started)), "[hearth] attempt 2, worker w\n");
         assert_eq!(text(What::Stdout(chunk("a\x1b"))), "a\x1b");
-        let dropped = Dropped { stage: "run".into(), stream: OutputStream::Stdout, bytes: 5, chunks: 1 };
-        assert_eq!(text(What::Dropped(dropped)), "\n[hearth] 5 bytes of run's stdout are left out here\n");
+        let of = |case: Option<&str>| Dropped {
+            stage: "run".into(),
+            case: case.map(Into::into),
+            stream: OutputStream::Stdout,
+            bytes: 5,
+            chunks: 1,
+        };
+        assert_eq!(text(What::Dropped(of(None))), "\n[hearth] 5 bytes of run's stdout are left out here\n");
+        assert_eq!(
+            text(What::Dropped(of(Some("7")))),
+            "[hearth] 5 bytes of case 7's stdout are left out here\n"
+        );
+        let (stage, case, cause) = ("run".to_owned(), "7".to_owned(), Some(Cause::Mismatch));
+        let begun = State::CaseStarted { stage: stage.clone(), case: case.clone() };
+        assert_eq!(text(What::State(begun)), "");
+        let ended = State::CaseEnded { stage, case, verdict: Verdict::WrongAnswer, cause };
+        assert_eq!(text(What::State(ended)), "[hearth] case 7: wrong_answer, mismatch\n");
         assert_eq!(text(What::State(State::Uploading)), "[hearth] uploading\n");
     }
 

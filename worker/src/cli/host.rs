@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use hearth_pool::{guard::GuardCommand, net::NetworkConfig};
+use hearth_pool::{guard::GuardCommand, net::NetworkConfig, rates::Rates};
 use hearth_worker::{
     local::{Host, OpenError},
     objects::ObjectSettings,
@@ -36,7 +36,16 @@ pub fn with(config: &Config, worker: &str, choice: Choice) -> Result<Host, Failu
     tracing::info!(hypervisor = vmm.name(), %why, version = %facts.hypervisor_version, "hypervisor chosen");
     // Without one, no name has an address; networks are few, and who has one is told then.
     let network = NetworkConfig::new(NetworkConfig::upstream_of_host().unwrap_or_default());
-    Ok(Host { data_dir, run_dir, vmm, guard, worker: worker.to_owned(), facts, network })
+    Ok(Host {
+        data_dir,
+        run_dir,
+        vmm,
+        guard,
+        worker: worker.to_owned(),
+        facts,
+        network,
+        rates: Rates::default(),
+    })
 }
 
 /// The stores of a single process, of which without a file there are none.

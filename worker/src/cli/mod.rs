@@ -13,6 +13,7 @@ mod host;
 mod hypervisor;
 mod interrupt;
 mod log;
+mod memory;
 mod output;
 mod plan;
 mod progress;
@@ -76,6 +77,7 @@ enum Command {
 
 /// Parses the command line, does what it says, and prints at most one error.
 pub fn main() -> Exit {
+    memory::keep_flat();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -2,11 +2,16 @@
 
 use std::{
     io::{IsTerminal as _, stdout},
+    panic,
     time::Duration,
 };
 
 use clap::Args;
-use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::{
+    cursor::Show,
+    event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+    execute,
+};
 use futures_util::StreamExt as _;
 use hearth_worker::top::{Address, Answer, View, ask_all, draw, text};
 use ratatui::DefaultTerminal;
@@ -31,7 +36,7 @@ const PLAIN_COLUMNS: u16 = 160;
 /// each worker's start. q, Esc or Ctrl-C ends it.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Columns: coming: being leased, restored or greeted; going: being destroyed; failing: the last try failed, and it is\n\
+    after_help = "Columns: dormant: hypervisors without a guest; coming: being leased, restored or greeted; going: being destroyed; failing: the last try failed, and it is\n\
         tried again soon; quarant.: could not be destroyed; p50, p95: how long claims waited; refill: half of the VMs took no\n\
         longer from an empty slot to ready.\n\n\
         Examples:\n  \
@@ -114,10 +119,15 @@ async fn look(addresses: Vec<Address>, interval: Duration, give: mpsc::Sender<(V
 
 async fn live(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut interrupted = Interrupted::listen()?;
-    // It also makes a panic leave the terminal as it was.
+    // It also makes a panic give the terminal back, but for the cursor.
     let mut terminal = ratatui::try_init().map_err(|error| {
         Failure::new(Exit::Output, format!("the terminal: {error}")).remedy("--plain needs none")
     })?;
+    let given_back = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let _ = execute!(stdout(), Show);
+        given_back(info);
+    }));
     let ended = watch(arguments, &mut terminal, &mut interrupted).await;
     ratatui::restore();
     ended
@@ -133,6 +143,7 @@ async fn watch(
     let mut events = EventStream::new();
     let mut view = None;
     loop {
+        fail::fail_point!("top::draws");
         let drawn = terminal.draw(|frame| match &view {
             Some(view) => draw(view, frame.area(), frame.buffer_mut()),
             None => frame.render_widget("asking the workers", frame.area()),

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use ipnet::Ipv4Net;
+
 /// Everything that the doctor looks at.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -27,6 +29,8 @@ pub struct Facts {
     pub root: bool,
     /// Memory that can be had without swapping, in MiB; absent where /proc does not say.
     pub memory_available_mib: Option<u64>,
+    /// What jobs with a network need.
+    pub network: Network,
     /// What a bake needs beside QEMU.
     pub bake: BakeTools,
     /// Every runtime with its snapshot, sorted by name.
@@ -135,6 +139,25 @@ pub struct Directory {
     pub tmpfs: bool,
 }
 
+/// What VMs with a network card need of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// `nft`.
+    pub nft: Program,
+    /// Whether `/dev/net/tun` is there.
+    pub tun: bool,
+    /// `net.ipv4.ip_forward`; absent when it cannot be read.
+    pub forwards: Option<bool>,
+    /// Whom this host asks for names.
+    pub resolvers: Vec<String>,
+    /// Where links have their addresses unless a worker is told otherwise.
+    pub links: Ipv4Net,
+    /// Where the workers of this host have them, since it booted; absent where that cannot be asked.
+    pub in_use: Option<Vec<String>>,
+    /// Routes of the host into `links` that are none of ours, each with its interface.
+    pub foreign: Vec<(Ipv4Net, String)>,
+}
+
 /// What a bake needs beside QEMU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BakeTools {
@@ -155,6 +178,17 @@ pub struct Snapshot {
     pub vm_memory_mib: u64,
     /// Whether it can be restored here.
     pub state: SnapshotState,
+    /// What its agent's serial port is for, where a session may go over that.
+    pub serial: Option<SerialPort>,
+}
+
+/// See [`Snapshot::serial`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SerialPort {
+    /// Every session.
+    Always,
+    /// Sessions of VMs whose vsock does not answer.
+    WithoutVsock,
 }
 
 /// See [`Snapshot::state`].

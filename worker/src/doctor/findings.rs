@@ -1,6 +1,7 @@
 //! What the facts mean: one line each, with what to do about it.
 
 mod host;
+mod network;
 mod services;
 
 use serde::Serialize;
@@ -74,6 +75,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
         host::data_dir(&facts.data_dir),
         host::run_dir(&facts.run_dir, facts.root, &facts.snapshots),
         host::memory(facts.memory_available_mib, &facts.snapshots),
+        network::network(&facts.network, facts.root),
         host::bake(&facts.bake),
     ];
     findings.extend(host::snapshots(&facts.snapshots));

@@ -19,6 +19,7 @@ use super::{
     address::{self, Address},
     amqp,
     facts::{BakeTools, Cgroup, Directory, Facts, Hypervisor, Program, Service, Version, Vsock},
+    network::network,
     redis, vms,
 };
 use crate::cli::{Choice, exit::Failure};
@@ -60,6 +61,7 @@ pub fn gather(
         run_dir: directory(&config.run_dir),
         root: rustix::process::geteuid().is_root(),
         memory_available_mib: available(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        network: network(program("nft")),
         bake: bake_tools(config),
         snapshots: vms::snapshots(&config.data_dir, runtimes, choice.as_ref().ok()),
         hypervisor: choice.map(|choice| hypervisor(&choice)),

@@ -5,5 +5,6 @@ mod amqp;
 pub mod facts;
 pub mod findings;
 pub mod gather;
+mod network;
 mod redis;
 mod vms;

@@ -7,10 +7,11 @@ use hearth_pool::{
     runtime::Runtimes,
     snapshot::{HostFacts, SnapshotError, SnapshotStore, Verification},
 };
+use hearth_schemas::manifest::{Manifest, Transport};
 
 use crate::cli::Choice;
 
-use super::facts::{Kvm, Snapshot, SnapshotState};
+use super::facts::{Kvm, SerialPort, Snapshot, SnapshotState};
 
 /// What is known of `/dev/kvm`. Boots nothing.
 pub fn kvm(data_dir: &Path, choice: Option<&Choice>) -> Kvm {
@@ -31,25 +32,39 @@ pub fn snapshots(data_dir: &Path, runtimes: &Runtimes, choice: Option<&Choice>) 
     let store = choice.map_or_else(|| SnapshotStore::new(data_dir), |choice| choice.vmm.store(data_dir));
     let here = choice.map(|choice| &choice.facts);
     let snapshot = |runtime: &hearth_pool::runtime::Runtime| {
-        let state = state(&store, &runtime.name, here);
-        Snapshot { runtime: runtime.name.clone(), vm_memory_mib: runtime.vm_memory_mib, state }
+        let (state, manifest) = state(&store, &runtime.name, here);
+        let serial = manifest.as_ref().and_then(serial);
+        Snapshot { runtime: runtime.name.clone(), vm_memory_mib: runtime.vm_memory_mib, state, serial }
     };
     runtimes.iter().map(snapshot).collect()
 }
 
-fn state(store: &SnapshotStore, runtime: &str, here: Option<&HostFacts>) -> SnapshotState {
+fn serial(manifest: &Manifest) -> Option<SerialPort> {
+    match manifest.transport {
+        Transport::Serial => Some(SerialPort::Always),
+        _ => manifest.serial.then_some(SerialPort::WithoutVsock),
+    }
+}
+
+fn state(
+    store: &SnapshotStore,
+    runtime: &str,
+    here: Option<&HostFacts>,
+) -> (SnapshotState, Option<Manifest>) {
     let Some(here) = here else {
-        return match store.current_name(runtime) {
+        let state = match store.current_name(runtime) {
             None => SnapshotState::Absent,
             Some(_) => SnapshotState::Unfit("there, but not to be judged without a hypervisor".to_owned()),
         };
+        return (state, None);
     };
-    match store.current(runtime, here, Verification::Size) {
-        Ok(_) => SnapshotState::Fits,
+    let state = match store.current(runtime, here, Verification::Size) {
+        Ok(snapshot) => return (SnapshotState::Fits, Some(snapshot.manifest.clone())),
         Err(SnapshotError::Missing { .. }) => SnapshotState::Absent,
         Err(SnapshotError::Unfit { reasons, .. } | SnapshotError::Damaged { reasons, .. }) => {
             SnapshotState::Unfit(reasons.join("; "))
         }
         Err(SnapshotError::Unreadable { source, .. }) => SnapshotState::Unfit(source.to_string()),
-    }
+    };
+    (state, None)
 }

@@ -1,11 +1,15 @@
 //! The cases of one stage: the same command again and again, each time in a fresh copy of the working tree.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use hearth_pool::session::{Channel, Command, Session, SessionError};
 use hearth_schemas::{
+    event::{OutputStream, State},
     guest::messages::{ExecLimits, Exited, User},
     limits::{CASE_CAPTURE_MAX_BYTES, CASE_CAPTURES_TOTAL_BYTES},
     result::{Capture, CaseReport, Cause, RunReport, StageReport, Step, UsageReport, Verdict},
@@ -35,7 +39,7 @@ pub(super) fn capture_bytes(cases: usize) -> usize {
 const AHEAD: usize = 2;
 
 /// Runs the cases of a stage in order. Those that do not run, because of a stop or an earlier failure, are skipped.
-/// `feed` is told of the stage as a whole, and not of what each case prints.
+/// `feed` is told of each, and of what it prints where the stage asks for that.
 pub(super) async fn run_cases(
     session: &Session,
     stage: &Stage,
@@ -43,14 +47,14 @@ pub(super) async fn run_cases(
     stop: &Stop,
     feed: &Feed,
 ) -> Result<StageReport, StepFailure> {
-    let live = feed.stage_started(&stage.name);
-    // Nothing of a case is copied there.
-    feed.live_ends(live);
+    feed.state(State::StageStarted { stage: stage.name.clone() });
     let failed = Failed::default();
     let checked = stage.cases.iter().any(|case| matches!(case.expect, Expectation::Checker { .. }));
-    // A checker must not run beside the next case, and only agents that know turns prepare.
-    let ahead = if checked || !session.hello().inline { 1 } else { AHEAD };
-    let run = Run { session, stage, capture_bytes, stop, failed: &failed, ahead };
+    let told = Told { feed, stage, output: feed.is_on() && stage.stream_cases, live: AtomicU32::new(0) };
+    // A checker must not run beside the next case, only agents that know turns prepare, and what two cases print is not
+    // told at once.
+    let ahead = if checked || told.output || !session.hello().inline { 1 } else { AHEAD };
+    let run = Run { session, stage, capture_bytes, stop, failed: &failed, ahead, told: &told };
     let (mut waiting, mut asked) = (stage.cases.iter(), FuturesOrdered::new());
     let mut cases: Vec<CaseReport> = Vec::with_capacity(stage.cases.len());
     loop {
@@ -59,6 +63,8 @@ pub(super) async fn run_cases(
         {
             asked.push_back(run.case(case));
         }
+        let begun = stage.cases.get(cases.len()).filter(|_| !failed.is_set() && stop.reason().is_none());
+        begun.inspect(|case| told.begins(case));
         let Some(report) = asked.next().await else { break };
         let report = match failed.is_set() {
             // It was on its way when the case before it turned out to have failed.
@@ -68,11 +74,13 @@ pub(super) async fn run_cases(
         if stage.stop_on_failure && report.verdict != Verdict::Accepted {
             failed.set();
         }
+        begun.inspect(|case| told.ended(case, &report));
         let name = stage.cases.get(cases.len()).map(|case| case.name.clone()).unwrap_or_default();
         cases.push(CaseReport { name, run: report });
     }
     let run = summary(&cases);
-    feed.stage_ended(&run);
+    let (stage_name, verdict, cause) = (stage.name.clone(), run.verdict, run.cause);
+    feed.state(State::StageEnded { stage: stage_name, verdict, cause });
     Ok(StageReport { name: stage.name.clone(), run, cases })
 }
 
@@ -102,6 +110,50 @@ impl Failed {
     }
 }
 
+/// What whoever watches is told of a stage's cases.
+struct Told<'a> {
+    feed: &'a Feed,
+    stage: &'a Stage,
+    /// What they print, too. Then one runs after the other.
+    output: bool,
+    /// What the one that runs is called on the live connection.
+    live: AtomicU32,
+}
+
+impl Told<'_> {
+    fn begins(&self, case: &Case) {
+        let (stage, case) = (self.stage.name.clone(), case.name.clone());
+        match self.output {
+            true => self.live.store(self.feed.case_started(&stage, &case), Ordering::Relaxed),
+            false => self.feed.state(State::CaseStarted { stage, case }),
+        }
+    }
+
+    fn live(&self) -> u32 {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    fn printed(&self, stream: OutputStream, data: &[u8]) {
+        if self.output {
+            self.feed.data(stream, data);
+        }
+    }
+
+    fn ended(&self, case: &Case, run: &RunReport) {
+        if self.output {
+            // What was not run copies nothing.
+            if run.usage.is_none() {
+                self.feed.live_ends(self.live());
+            }
+            self.feed.stage_ended(run);
+        } else {
+            let (stage, case) = (self.stage.name.clone(), case.name.clone());
+            let (verdict, cause) = (run.verdict, run.cause);
+            self.feed.state(State::CaseEnded { stage, case, verdict, cause });
+        }
+    }
+}
+
 /// What all cases of a stage have in common.
 struct Run<'a> {
     session: &'a Session,
@@ -110,6 +162,7 @@ struct Run<'a> {
     stop: &'a Stop,
     failed: &'a Failed,
     ahead: usize,
+    told: &'a Told<'a>,
 }
 
 impl Run<'_> {
@@ -122,7 +175,7 @@ impl Run<'_> {
     }
 
     async fn run(&self, case: &Case) -> Result<RunReport, StepFailure> {
-        let Self { session, stage, stop, .. } = *self;
+        let Self { session, stage, stop, told, .. } = *self;
         let limits = stage.limits.exec_limits();
         let argv = stage.argv.iter().chain(&case.argv_extra).cloned().collect();
         let half = self.capture_bytes / 2;
@@ -131,9 +184,13 @@ impl Run<'_> {
         let output = |channel, data: Bytes| match channel {
             Channel::Stdout => {
                 stdout.push(&data);
+                told.printed(OutputStream::Stdout, &data);
                 judge.push(data);
             }
-            Channel::Stderr => stderr.push(&data),
+            Channel::Stderr => {
+                stderr.push(&data);
+                told.printed(OutputStream::Stderr, &data);
+            }
         };
         let kill = async {
             tokio::select! {
@@ -141,7 +198,8 @@ impl Run<'_> {
                 () = self.failed.wait() => {}
             }
         };
-        let running = session.run_inline(command(stage, argv), case.stdin.clone(), output, kill);
+        let (command, stdin) = (command(stage, argv), case.stdin.clone());
+        let running = session.run_inline(command, stdin, told.live(), output, kill);
         // Those before it have their time first.
         let wall = Duration::from_millis(stage.limits.wall_ms) * u32::try_from(self.ahead).unwrap_or(1);
         let exited = match within(Step::Run, wall + STAGE_GRACE, running).await {

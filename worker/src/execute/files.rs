@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncSeekExt as _, BufReader},
 };
 
-use super::{Executed, StepFailure};
+use super::{Executed, StepFailure, outputs};
 use crate::{
     admit::{Content, Job, hex},
     objects::{Fetched, Objects},
@@ -171,7 +171,7 @@ pub(super) async fn download(
     transfers: &Transfers<'_>,
     executed: &mut Executed,
 ) -> Result<(), SessionError> {
-    let mut download = session.get(job.outputs.clone(), transfers.get_limits()).await?;
+    let mut download = session.get(outputs::asked(&job.outputs), transfers.get_limits()).await?;
     let mut inline_bytes = 0;
     while let Some(head) = download.next().await? {
         let stays =
@@ -193,7 +193,7 @@ pub(super) async fn download(
         });
     }
     if let Some(GetDone { missing, skipped, .. }) = download.done() {
-        executed.missing.clone_from(missing);
+        executed.missing = outputs::missing(&job.outputs, missing);
         executed.skipped = skipped
             .iter()
             .map(|skipped| {

@@ -3,6 +3,7 @@
 mod cases;
 mod checker;
 mod files;
+mod outputs;
 mod stage;
 
 use std::time::Duration;

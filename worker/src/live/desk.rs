@@ -16,10 +16,11 @@ use hearth_schemas::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Source {
     stage: Arc<str>,
+    case: Option<Arc<str>>,
     stream: OutputStream,
 }
 
-/// How a stage ended.
+/// How a stage, or one of its cases, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StageEnd {
     /// What it did.
@@ -36,16 +37,17 @@ pub struct StageEnd {
 #[derive(Clone, Debug)]
 enum Step {
     State(State),
-    Begin { live: u32, stage: Arc<str> },
+    Begin { live: u32, stage: Arc<str>, case: Option<Arc<str>> },
     End(StageEnd),
 }
 
-/// The stage whose output may come now.
+/// The stage, or the case, whose output may come now.
 #[derive(Clone, Debug)]
 struct Current {
     /// Its number on the live connection; 0 when its output does not come that way.
     live: u32,
     stage: Arc<str>,
+    case: Option<Arc<str>>,
     stdout: Seen,
     stderr: Seen,
 }
@@ -60,8 +62,12 @@ struct Seen {
 }
 
 impl Current {
+    fn new(live: u32, stage: Arc<str>, case: Option<Arc<str>>) -> Self {
+        Self { live, stage, case, stdout: Seen::default(), stderr: Seen::default() }
+    }
+
     fn source(&self, stream: OutputStream) -> Source {
-        Source { stage: self.stage.clone(), stream }
+        Source { stage: self.stage.clone(), case: self.case.clone(), stream }
     }
 
     fn seen(&mut self, stream: OutputStream) -> &mut Seen {
@@ -90,7 +96,7 @@ pub struct Desk {
     current: Option<Current>,
     /// Whether there is a live connection.
     live: bool,
-    /// Stages that were begun.
+    /// Stages and cases that were begun and may print.
     begun: u32,
 }
 
@@ -113,15 +119,15 @@ impl Desk {
         self.state(State::Claimed { live });
     }
 
-    /// A stage begins; its number on the live connection, or 0.
-    pub fn begin(&mut self, stage: &str) -> u32 {
+    /// A stage begins, or one of its cases whose output is live; its number on the live connection, or 0.
+    pub fn begin(&mut self, stage: &str, case: Option<&str>) -> u32 {
         self.begun += 1;
         let live = if self.live { self.begun } else { 0 };
-        self.step(Step::Begin { live, stage: stage.into() });
+        self.step(Step::Begin { live, stage: stage.into(), case: case.map(Into::into) });
         live
     }
 
-    /// The stage has ended.
+    /// What was begun last has ended.
     pub fn end(&mut self, end: StageEnd) {
         self.step(Step::End(end));
     }
@@ -171,15 +177,17 @@ impl Desk {
     pub fn take(&mut self) -> Option<What> {
         Some(match self.backlog.take()? {
             Item::Entry(state) => What::State(state),
-            Item::Data(Source { stage, stream }, data) => {
-                let chunk = Chunk { stage: stage.to_string(), content: Payload::from(data) };
+            Item::Data(Source { stage, case, stream }, data) => {
+                let (stage, case) = (stage.to_string(), case.map(|case| case.to_string()));
+                let chunk = Chunk { stage, case, content: Payload::from(data) };
                 match stream {
                     OutputStream::Stdout => What::Stdout(chunk),
                     OutputStream::Stderr => What::Stderr(chunk),
                 }
             }
-            Item::Lost(Source { stage, stream }, Lost { bytes, chunks }) => {
-                What::Dropped(Dropped { stage: stage.to_string(), stream, bytes, chunks })
+            Item::Lost(Source { stage, case, stream }, Lost { bytes, chunks }) => {
+                let (stage, case) = (stage.to_string(), case.map(|case| case.to_string()));
+                What::Dropped(Dropped { stage, case, stream, bytes, chunks })
             }
         })
     }
@@ -212,10 +220,13 @@ impl Desk {
                     return;
                 }
                 Step::State(state) => self.backlog.put(state),
-                Step::Begin { live, stage } => {
-                    self.backlog.put(State::StageStarted { stage: stage.to_string() });
-                    self.current =
-                        Some(Current { live, stage, stdout: Seen::default(), stderr: Seen::default() });
+                Step::Begin { live, stage, case } => {
+                    let name = stage.to_string();
+                    self.backlog.put(match &case {
+                        None => State::StageStarted { stage: name },
+                        Some(case) => State::CaseStarted { stage: name, case: case.to_string() },
+                    });
+                    self.current = Some(Current::new(live, stage, case));
                 }
                 Step::End(end) => self.ended(end),
             }
@@ -233,7 +244,11 @@ impl Desk {
             }
         }
         let StageEnd { verdict, cause, .. } = end;
-        self.backlog.put(State::StageEnded { stage: current.stage.to_string(), verdict, cause });
+        let stage = current.stage.to_string();
+        self.backlog.put(match current.case {
+            None => State::StageEnded { stage, verdict, cause },
+            Some(case) => State::CaseEnded { stage, case: case.to_string(), verdict, cause },
+        });
     }
 }
 
@@ -252,13 +267,15 @@ mod tests {
         let word = |what| match what {
             What::State(State::StageStarted { stage }) => format!("+{stage}"),
             What::State(State::StageEnded { stage, .. }) => format!("-{stage}"),
+            What::State(State::CaseStarted { case, .. }) => format!("+{case}"),
+            What::State(State::CaseEnded { case, .. }) => format!("-{case}"),
             What::State(state) => format!("{state:?}"),
             What::Stdout(chunk) => String::from_utf8(chunk.content.decode().unwrap()).unwrap(),
             What::Stderr(chunk) => {
                 format!("!{}", String::from_utf8(chunk.content.decode().unwrap()).unwrap())
             }
-            What::Dropped(Dropped { stage, stream, bytes, chunks }) => {
-                format!("{stage} {stream:?} {bytes}/{chunks}")
+            What::Dropped(Dropped { stage, case, stream, bytes, chunks }) => {
+                format!("{} {stream:?} {bytes}/{chunks}", case.unwrap_or(stage))
             }
         };
         std::iter::from_fn(|| desk.take()).map(word).collect()
@@ -275,7 +292,7 @@ mod tests {
     #[test]
     fn output_of_the_result_is_told_as_it_comes_and_what_was_cut_is_marked() {
         let mut desk = Desk::default();
-        desk.begin("a");
+        desk.begin("a", None);
         desk.data(Stdout, b"one");
         desk.data(Stderr, b"two");
         desk.live_data(1, Stdout, b"nobody's");
@@ -289,10 +306,10 @@ mod tests {
     #[test]
     fn the_end_of_a_stage_and_all_that_follows_waits_for_its_live_output() {
         let mut desk = live();
-        assert_eq!(desk.begin("a"), 1);
+        assert_eq!(desk.begin("a", None), 1);
         desk.live_data(1, Stdout, b"1");
         desk.end(end(4, 9));
-        assert_eq!(desk.begin("b"), 2);
+        assert_eq!(desk.begin("b", None), 2);
         desk.state(State::Downloading);
         assert_eq!(words(&mut desk), ["+a", "1"]);
         desk.live_data(2, Stdout, b"not its turn");
@@ -307,19 +324,34 @@ mod tests {
     #[test]
     fn a_live_connection_that_ends_leaves_marks_and_holds_nothing_up() {
         let mut desk = live();
-        assert_eq!(desk.begin("a"), 1);
+        assert_eq!(desk.begin("a", None), 1);
         desk.live_data(1, Stdout, b"12");
         desk.end(end(10, 0));
         desk.live_over();
-        assert_eq!(desk.begin("b"), 0, "from here on as without one");
+        assert_eq!(desk.begin("b", None), 0, "from here on as without one");
         desk.end(end(3, 0));
         assert_eq!(words(&mut desk), ["+a", "12", "a Stdout 8/0", "-a", "+b", "b Stdout 3/0", "-b"]);
     }
 
     #[test]
+    fn each_case_has_its_own_output_and_its_own_marks() {
+        let mut desk = live();
+        desk.state(State::StageStarted { stage: "run".into() });
+        assert_eq!(desk.begin("run", Some("1")), 1);
+        desk.end(end(2, 0));
+        assert_eq!(desk.begin("run", Some("2")), 2);
+        desk.live_data(1, Stdout, b"1");
+        [Stdout, Stderr].into_iter().for_each(|stream| desk.live_end(1, stream));
+        desk.live_data(2, Stderr, b"2");
+        [Stdout, Stderr].into_iter().for_each(|stream| desk.live_end(2, stream));
+        desk.end(end(0, 1));
+        assert_eq!(words(&mut desk), ["+run", "+1", "1", "1 Stdout 1/0", "-1", "+2", "!2", "-2"]);
+    }
+
+    #[test]
     fn a_watcher_that_takes_nothing_costs_a_bounded_backlog_and_every_byte_is_accounted_for() {
         let mut desk = Desk::default();
-        desk.begin("a");
+        desk.begin("a", None);
         let piece = vec![b'y'; 200_000];
         for _ in 0..100 {
             desk.data(Stdout, &piece);

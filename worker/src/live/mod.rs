@@ -109,7 +109,14 @@ impl Feed {
     /// A stage begins. What it is called on the live connection; 0: its output does not come that way.
     pub fn stage_started(&self, stage: &str) -> u32 {
         let mut live = 0;
-        self.with(|desk| live = desk.begin(stage));
+        self.with(|desk| live = desk.begin(stage, None));
+        live
+    }
+
+    /// A case of a stage begins whose output is live; as [`Feed::stage_started`].
+    pub fn case_started(&self, stage: &str, case: &str) -> u32 {
+        let mut live = 0;
+        self.with(|desk| live = desk.begin(stage, Some(case)));
         live
     }
 
@@ -118,7 +125,7 @@ impl Feed {
         self.with(|desk| desk.data(stream, data));
     }
 
-    /// The stage has ended.
+    /// The stage has ended, or its case.
     pub fn stage_ended(&self, run: &RunReport) {
         let RunReport { verdict, cause, stdout, stderr, .. } = run;
         let (stdout_bytes, stderr_bytes) = (stdout.bytes, stderr.bytes);

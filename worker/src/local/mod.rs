@@ -24,6 +24,7 @@ use hearth_pool::{
     net::{Namespace, NetworkConfig, NetworkError, Networks, runtime_of},
     pool::{CloseError, Config, Pool},
     qemu::Qemu,
+    rates::Rates,
     reclaim::{ReclaimError, Reclaimed, reclaim},
     session::Command,
     snapshot::{HostFacts, Snapshot, SnapshotError, Verification},
@@ -61,6 +62,8 @@ pub struct Host {
     pub facts: HostFacts,
     /// How networks are made, where a VM has one.
     pub network: NetworkConfig,
+    /// How fast the devices of its VMs may be.
+    pub rates: Rates,
 }
 
 /// Why there are no VMs.

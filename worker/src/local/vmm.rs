@@ -58,6 +58,7 @@ pub fn qemu_config(host: &Host, qemu: &Path, vsock_daemon: &Path) -> QemuConfig 
         data_dir: host.data_dir.clone(),
         memory_dir: host.run_dir.join("memory"),
         scratch_dir: host.data_dir.join("scratch"),
+        rates: host.rates,
         insecure_seccomp: false,
         worker: host.worker.clone(),
     }
@@ -75,7 +76,7 @@ pub fn firecracker_config(
         confinement: confinement.clone(),
         run_dir: host.run_dir.clone(),
         data_dir: host.data_dir.clone(),
-        scratch_rate: None,
+        rates: host.rates,
         insecure_seccomp,
         worker: host.worker.clone(),
     }

@@ -114,7 +114,8 @@ fn observe(event: Event<'_>) {
             POOL_CLAIMS.count(&[runtime, outcome]);
             POOL_CLAIM_WAIT.record(&[runtime], waited.as_secs_f64());
         }
-        Event::Restored { slot, empty, steps } => {
+        Event::Started { slot, took } => tracing::debug!(%slot, ?took, "a VMM is dormant"),
+        Event::Restored { slot, empty, steps, .. } => {
             POOL_REFILL.record(&[&slot.runtime], empty.as_secs_f64());
             for step in steps {
                 RESTORE.record(&[&slot.runtime, step.name], step.took.as_secs_f64());
@@ -124,7 +125,14 @@ fn observe(event: Event<'_>) {
         Event::Retired { slot, why, age } => {
             tracing::info!(%slot, %why, "VM retires");
             VM_RETIRED.count(&[&slot.runtime, why.name()]);
-            if !matches!(why, Farewell::Finished | Farewell::Stale | Farewell::Surplus | Farewell::Closing) {
+            if !matches!(
+                why,
+                Farewell::Finished
+                    | Farewell::Stale
+                    | Farewell::Surplus
+                    | Farewell::Outdated
+                    | Farewell::Closing
+            ) {
                 FAILURES.note(slot, why);
             }
             if let Some(age) = age {

@@ -158,6 +158,7 @@ impl Scenario {
                 rule: Rule { floor: self.pool.floor(name), ceiling, cost },
                 restore: assumed.restore.of(name),
                 destroy: Takes::always(assumed.destroy),
+                restores_seen: Vec::new(),
                 schedule: self.schedule(name, trace.begins, lasts),
             });
         }

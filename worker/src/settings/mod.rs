@@ -12,6 +12,7 @@ mod reload;
 mod telemetry;
 mod tenants;
 mod tls;
+mod vms;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use hearth_pool::net::runtime_of;
+use hearth_pool::{net::runtime_of, rates::Rates};
 use hearth_schemas::{job::is_name, limits::RESULT_LEAST_BYTES};
 use toml::{Table, Value};
 
@@ -91,6 +92,8 @@ pub struct Settings {
     pub objects: ObjectSettings,
     /// Networks of VMs that have one.
     pub network: NetworkSettings,
+    /// How fast the devices of each VM may be.
+    pub rates: Rates,
     /// What the worker tells about itself.
     pub telemetry: TelemetrySettings,
 }
@@ -136,7 +139,7 @@ impl Settings {
         for name in whole.keys() {
             mistakes.note(
                 name,
-                "is not known; known are broker, redis, slots, pool, tenants, jobs, objects, network, worker, telemetry",
+                "is not known; known are broker, redis, slots, pool, tenants, jobs, objects, network, vms, worker, telemetry",
             );
         }
         match (settings, mistakes.0) {
@@ -169,6 +172,7 @@ impl Settings {
         jobs.end(mistakes);
         let objects = objects::objects(Section::take(whole, "objects", overrides, mistakes), mistakes);
         let network = network::network(Section::take(whole, "network", overrides, mistakes), mistakes);
+        let rates = vms::rates(Section::take(whole, "vms", overrides, mistakes), mistakes);
         let mut worker = Section::take(whole, "worker", overrides, mistakes);
         let admin = worker.field("admin", mistakes, |value| {
             let address = value.as_str().and_then(|text| text.parse().ok());
@@ -209,6 +213,7 @@ impl Settings {
             spool_max_bytes,
             objects,
             network,
+            rates,
             telemetry,
         })
     }

@@ -35,6 +35,8 @@ pub struct PoolSettings {
     pub lanes: LaneRules,
     /// VMs that are kept warm at least, by runtime.
     pub floors: BTreeMap<String, u32>,
+    /// VMMs without a guest that are kept in slots that are left over, by runtime.
+    pub dormant: BTreeMap<String, u32>,
     /// When more are kept warm.
     pub schedule: Vec<Prewarm>,
 }
@@ -57,12 +59,10 @@ impl PoolSettings {
         slots: &BTreeMap<String, u32>,
         mistakes: &mut Mistakes,
     ) -> Self {
-        let mut floors = BTreeMap::new();
+        let (mut floors, mut dormant) = (BTreeMap::new(), BTreeMap::new());
         if let Some(Value::Table(pool)) = whole.get_mut("pool") {
-            floors = by_name(pool, "floors", mistakes, |value| {
-                let floor = value.as_integer().and_then(|floor| u32::try_from(floor).ok());
-                floor.filter(|floor| *floor <= 10_000).ok_or("allowed is a whole number from 0 to 10000")
-            });
+            floors = by_name(pool, "floors", mistakes, how_many);
+            dormant = by_name(pool, "dormant", mistakes, how_many);
         }
         let mut pool = Section::take(whole, "pool", overrides, mistakes);
         let known = Policy::default();
@@ -84,9 +84,18 @@ impl PoolSettings {
         let patience = pool.field("lane_patience_ms", mistakes, patience);
         let schedule = pool.field("schedule", mistakes, prewarms).unwrap_or_default();
         pool.end(mistakes);
-        for runtime in floors.keys().chain(schedule.iter().map(|prewarm| &prewarm.runtime)) {
+        if !auto && dormant.values().any(|count| *count > 0) {
+            let why =
+                "in mode \"fixed\" every slot has a VM, and none is left over; allowed is mode = \"auto\"";
+            mistakes.note("pool.dormant", why.to_owned());
+        }
+        let scheduled = schedule.iter().map(|prewarm| &prewarm.runtime);
+        for runtime in floors.keys().chain(dormant.keys()).chain(scheduled) {
             if !slots.is_empty() && !slots.contains_key(runtime) {
-                mistakes.note("pool", format!("{runtime:?} has a floor or a schedule and no slots"));
+                mistakes.note(
+                    "pool",
+                    format!("{runtime:?} has a floor, a schedule or dormant VMMs and no slots"),
+                );
             }
         }
         Self {
@@ -101,6 +110,7 @@ impl PoolSettings {
                 reserve: u32::try_from(reserve).unwrap_or(u32::MAX),
             },
             floors,
+            dormant,
             schedule,
         }
     }
@@ -117,8 +127,10 @@ impl PoolSettings {
         config.refills_per_second = self.refills_per_second;
         config.max_age = self.max_age;
         config.lanes = self.lanes;
-        let bounds =
-            |(name, cost): (&String, &Cost)| (name.clone(), Bounds { floor: self.floor(name), cost: *cost });
+        let bounds = |(name, cost): (&String, &Cost)| {
+            let dormant = self.dormant.get(name).copied().unwrap_or(0);
+            (name.clone(), Bounds { floor: self.floor(name), cost: *cost, dormant })
+        };
         config.bounds = costs.iter().map(bounds).collect();
         Ok(())
     }
@@ -162,6 +174,11 @@ impl PoolSettings {
         let own = self.schedule.iter().filter(|prewarm| prewarm.runtime == runtime);
         own.map(|prewarm| prewarm.warm_at(unix_seconds)).max().unwrap_or(0)
     }
+}
+
+fn how_many(value: &Value) -> Result<u32, &'static str> {
+    let number = value.as_integer().and_then(|number| u32::try_from(number).ok());
+    number.filter(|number| *number <= 10_000).ok_or("allowed is a whole number from 0 to 10000")
 }
 
 fn mode(value: &Value) -> Result<bool, String> {
@@ -221,7 +238,8 @@ mod tests {
         let pool = parse(
             "[slots]\npython = 8\n[pool]\nmode = \"auto\"\ntarget_hit = 0.95\ntarget_wait_ms = 200\n\
              memory_budget_mib = 4096\ncpu_budget = 2.5\nrestores_at_once = 4\nrefills_per_s = 2\nmax_age_s = 600\n\
-             interactive_reserve = 1\nlane_patience_ms = [0, 1000, 2000]\nfloors = { python = 2 }\n",
+             interactive_reserve = 1\nlane_patience_ms = [0, 1000, 2000]\nfloors = { python = 2 }\n\
+             dormant = { python = 3 }\n",
         );
         let pool = pool.unwrap();
         let policy = pool.scaling.unwrap();
@@ -232,7 +250,15 @@ mod tests {
         );
         assert_eq!((pool.lanes.reserve, pool.lanes.patience[2]), (1, Duration::from_secs(2)));
         assert_eq!((pool.floor("python"), pool.floor("gcc")), (2, 1));
+        assert_eq!(pool.dormant["python"], 3);
         assert_eq!(parse("").unwrap().scaling, None, "fixed unless told");
+        let fixed = parse("[slots]\npython = 8\n[pool]\ndormant = { python = 1 }\n").unwrap_err();
+        assert!(fixed.contains("pool.dormant") && fixed.contains("allowed is mode = \"auto\""), "{fixed}");
+        let mode = "[slots]\npython = 8\n[pool]\nmode = \"auto\"\n";
+        let none = parse(&format!("{mode}dormant = {{ gcc = 1 }}\n")).unwrap_err();
+        assert!(none.contains("\"gcc\" has a floor, a schedule or dormant VMMs and no slots"), "{none}");
+        let wrong = parse(&format!("{mode}dormant = {{ python = -1 }}\n")).unwrap_err();
+        assert!(wrong.contains("dormant.python") && wrong.contains("from 0 to 10000"), "{wrong}");
         let said = parse(
             "[slots]\npython = 1\n[pool]\nmode = \"clever\"\ntarget_hit = 1.0\nmemory_budget_mib = 0\n\
              lane_patience_ms = [5, 1, 2]\nfloors = { gcc = 1, python = -1 }\ncolour = 1\n",

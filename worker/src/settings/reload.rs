@@ -38,6 +38,7 @@ impl Settings {
             ("slots", self.slots != new.slots),
             ("pool", self.pool != new.pool),
             ("network", self.network != new.network),
+            ("vms", self.rates != new.rates),
             ("telemetry.otlp_endpoint", self.telemetry.otlp_endpoint != new.telemetry.otlp_endpoint),
             ("worker.admin", self.admin != new.admin),
             ("worker.grace_s", self.grace != new.grace),

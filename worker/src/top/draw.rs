@@ -114,8 +114,8 @@ impl Worker {
 
 fn draw_runtimes(view: &View, area: Rect, buffer: &mut Buffer) {
     let head = [
-        "runtime", "target", "ready", "coming", "claimed", "going", "failing", "quarant.", "vacant",
-        "claims/s", "hits", "p50", "p95", "refill", "failed/s",
+        "runtime", "target", "ready", "dormant", "coming", "claimed", "going", "failing", "quarant.",
+        "vacant", "claims/s", "hits", "p50", "p95", "refill", "failed/s",
     ];
     let rows = view.runtimes.iter().map(|(name, runtime)| {
         let slots =
@@ -127,6 +127,7 @@ fn draw_runtimes(view: &View, area: Rect, buffer: &mut Buffer) {
             Cell::from(name.clone()),
             Cell::from(count(runtime.target)),
             Cell::from(count(slots(&[Phase::Ready]))),
+            Cell::from(count(slots(&[Phase::Dormant]))),
             Cell::from(count(slots(&[Phase::Leasing, Phase::Restoring, Phase::Greeting]))),
             Cell::from(count(slots(&[Phase::Claimed]))),
             Cell::from(count(slots(&[Phase::Retiring]))),

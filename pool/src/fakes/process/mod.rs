@@ -10,6 +10,7 @@ mod chances;
 mod host;
 
 use std::{
+    convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -146,6 +147,7 @@ async fn listening(socket: &Path) {
 
 impl Hypervisor for ProcessHypervisor {
     type Vm = ProcessVm;
+    type Dormant = Infallible;
     type Io = UnixStream;
     type Accept = ProcessListener;
 
@@ -171,6 +173,18 @@ impl Hypervisor for ProcessHypervisor {
         };
         let vm = ProcessVm { name, socket: directory.join(SOCKET), _doom: doom };
         Ok(Restored { vm, snapshot: SNAPSHOT.to_owned(), steps })
+    }
+
+    async fn start(&self, slot: &Slot, _identity: &Identity) -> Result<Infallible, RestoreError> {
+        Err(RestoreError::Vmm(format!("{slot}: this hypervisor starts nothing ahead")))
+    }
+
+    async fn load(&self, dormant: Infallible) -> Result<Restored<ProcessVm>, RestoreError> {
+        match dormant {}
+    }
+
+    async fn dormant_exited(&self, dormant: &Infallible) {
+        match *dormant {}
     }
 
     async fn dial(&self, vm: &ProcessVm) -> io::Result<UnixStream> {

@@ -66,6 +66,13 @@ pub struct TokenBucket {
     pub refill_time: u64,
 }
 
+impl TokenBucket {
+    /// So many a second, and as many at once after a rest.
+    pub const fn per_second(tokens: u64) -> Self {
+        Self { size: tokens, one_time_burst: None, refill_time: 1000 }
+    }
+}
+
 /// Bytes and operations per time, each with its own bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RateLimiter {

@@ -12,6 +12,7 @@ const BAKE_VERSION: u32 = 1;
 
 pub(super) fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: u32) -> Manifest {
     let runtime = request.runtime;
+    let (transport, serial) = runtime.transport.on(transport_of_host());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Manifest {
         manifest_version: MANIFEST_VERSION,
@@ -22,7 +23,8 @@ pub(super) fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protoco
         hypervisor_version: request.here.hypervisor_version.clone(),
         accelerator: request.here.accelerator,
         host: request.here.host.clone(),
-        transport: transport_of_host(),
+        transport,
+        serial,
         protocol_version,
         machine: Machine {
             vcpus: runtime.vcpus,

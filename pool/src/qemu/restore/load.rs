@@ -1,5 +1,7 @@
 //! The parts of a restore that follow one another: load the state, plug vsock, wait for the guest's driver.
 
+use std::time::Duration;
+
 use hearth_schemas::manifest::Transport;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -27,7 +29,7 @@ impl Making<'_> {
     pub(super) async fn load(&self, qmp: &mut Qmp) -> Result<(), RestoreError> {
         let ignore_shared = Capability { capability: "x-ignore-shared", state: true };
         qmp.execute(&SetCapabilities { capabilities: vec![ignore_shared] }).await.map_err(vmm)?;
-        let uri = format!("file:{}", self.snapshot.state().display());
+        let uri = format!("file:{}", self.parts.snapshot.state().display());
         qmp.execute(&MigrateIncoming { uri }).await.map_err(vmm)?;
         let loaded = async {
             loop {
@@ -35,8 +37,9 @@ impl Making<'_> {
                 match migration.status.as_deref() {
                     Some("completed") => return Ok(()),
                     Some("failed") => {
-                        let why =
-                            migration.error_desc.unwrap_or_else(|| log_tail(&self.directory.join(QEMU_LOG)));
+                        let why = migration
+                            .error_desc
+                            .unwrap_or_else(|| log_tail(&self.parts.directory.join(QEMU_LOG)));
                         return Err(RestoreError::Vmm(format!("the state cannot be loaded: {why}")));
                     }
                     _ => sleep(POLL).await,
@@ -49,7 +52,7 @@ impl Making<'_> {
 
     pub(super) async fn plug(&self, qmp: &mut Qmp) -> Result<Vsock, RestoreError> {
         if self.qemu.transport == Transport::VhostVsock {
-            let guest_cid = self.identity.cid;
+            let guest_cid = self.parts.identity.cid;
             let device = DeviceAdd::VhostVsock { id: "vsock", guest_cid, addr: VSOCK_ADDR };
             qmp.execute(&device).await.map_err(vmm)?;
             return Ok(Vsock::Kernel(guest_cid));
@@ -57,7 +60,7 @@ impl Making<'_> {
         self.connect_daemon(qmp).await?;
         let device = DeviceAdd::VhostUserVsock { id: "vsock", chardev: "vsock", addr: VSOCK_ADDR };
         qmp.execute(&device).await.map_err(vmm)?;
-        Ok(Vsock::Daemon(self.directory.join("vsock")))
+        Ok(Vsock::Daemon(self.parts.directory.join("vsock")))
     }
 
     /// The daemon was started long ago; that it listens by now is likely and not sure.
@@ -70,7 +73,7 @@ impl Making<'_> {
                 Ok(_) => return Ok(()),
                 Err(QmpError::Refused { .. }) if Instant::now() < deadline => sleep(POLL).await,
                 Err(error) => {
-                    let said = log_tail(&self.directory.join(DAEMON_LOG));
+                    let said = log_tail(&self.parts.directory.join(DAEMON_LOG));
                     return Err(RestoreError::Vmm(format!("vsock daemon: {error}; {said}")));
                 }
             }
@@ -91,7 +94,7 @@ impl Making<'_> {
 
 /// Waits until the guest's driver has set the plugged device up. QEMU says so only after it has told the daemon about
 /// the rings and had its answer, so a `CONNECT` from now on finds them.
-pub(super) async fn wait_for_driver(qmp: &mut Qmp) -> Result<(), RestoreError> {
+pub(super) async fn wait_for_driver(qmp: &mut Qmp, limit: Duration) -> Result<(), RestoreError> {
     let ready = async {
         loop {
             let status = qmp.execute(&QueryVirtioStatus { path: VSOCK_DEVICE }).await.map_err(vmm)?;
@@ -101,6 +104,6 @@ pub(super) async fn wait_for_driver(qmp: &mut Qmp) -> Result<(), RestoreError> {
             sleep(POLL).await;
         }
     };
-    let timed = timeout(STEP_LIMIT, ready).await;
-    timed.map_err(|_| RestoreError::Timeout { step: "driver", limit: STEP_LIMIT })?
+    let timed = timeout(limit, ready).await;
+    timed.map_err(|_| RestoreError::Timeout { step: "driver", limit })?
 }

@@ -2,10 +2,9 @@
 
 use std::{fs::File, io, path::Path};
 
-use hearth_schemas::manifest::Transport;
 use tokio::{net::UnixListener, time::timeout};
 
-use super::{DAEMON_LOG, Making, QEMU_LOG, STEP_LIMIT, host, refused, vmm};
+use super::{CHANNEL, DAEMON_LOG, Making, QEMU_LOG, STEP_LIMIT, host, refused, vmm};
 use crate::{
     hypervisor::RestoreError,
     net::Network,
@@ -19,15 +18,18 @@ use crate::{
 impl Making<'_> {
     /// The scratch disk with its size, which QEMU reads when it starts, and nothing in it.
     pub(super) fn empty_scratch(&self) -> Result<File, RestoreError> {
-        let size = self.snapshot.manifest.machine.scratch_mib << 20;
-        let made = File::options().read(true).write(true).create_new(true).open(&self.scratch);
+        let size = self.parts.snapshot.manifest.machine.scratch_mib << 20;
+        let made = File::options().read(true).write(true).create_new(true).open(&self.parts.scratch);
         made.and_then(|file| file.set_len(size).map(|()| file)).map_err(host("make the scratch disk"))
     }
 
     pub(super) async fn clone_files(&self, scratch: File) -> Result<(), RestoreError> {
-        let mut pairs = vec![(self.snapshot.scratch(), scratch)];
-        if self.qemu.memory_is_copied() {
-            pairs.push((self.snapshot.memory(), self.memory.file.try_clone().map_err(host("share memory"))?));
+        let mut pairs = vec![(self.parts.snapshot.scratch(), scratch)];
+        if self.memory_is_copied() {
+            pairs.push((
+                self.parts.snapshot.memory(),
+                self.parts.memory.file.try_clone().map_err(host("share memory"))?,
+            ));
         }
         let stop = StopOnDrop::default();
         let flag = stop.flag();
@@ -42,27 +44,30 @@ impl Making<'_> {
     }
 
     pub(super) async fn start_qemu(&self) -> Result<(Qmp, u32), RestoreError> {
-        let machine = &self.snapshot.manifest.machine;
-        let copied = self.qemu.memory_is_copied();
-        let template = self.snapshot.memory();
+        let machine = &self.parts.snapshot.manifest.machine;
+        let copied = self.memory_is_copied();
+        let template = self.parts.snapshot.memory();
         let spec = MachineSpec {
-            accelerator: self.snapshot.manifest.accelerator,
+            accelerator: self.parts.snapshot.manifest.accelerator,
             vcpus: machine.vcpus,
             memory_mib: machine.vm_memory_mib,
-            memory: if copied { &self.memory.path } else { &template },
+            memory: if copied { &self.parts.memory.path } else { &template },
             memory_shared: copied,
-            root: &self.snapshot.root(),
-            scratch: &self.scratch,
+            root: &self.parts.snapshot.root(),
+            scratch: &self.parts.scratch,
             qmp: Path::new("qmp"),
-            tap: self.network.as_deref().map(Network::tap),
+            rates: self.qemu.config.rates,
+            tap: self.parts.network.as_deref().map(Network::tap),
         };
         // We listen and QEMU connects: nobody has to look whether a socket is there yet.
-        let listener = UnixListener::bind(self.directory.join("qmp")).map_err(host("listen for QMP"))?;
-        let mut argv = self.network.as_deref().map(Network::entered).unwrap_or_default();
+        let listener =
+            UnixListener::bind(self.parts.directory.join("qmp")).map_err(host("listen for QMP"))?;
+        let mut argv = self.parts.network.as_deref().map(Network::entered).unwrap_or_default();
         argv.push(self.qemu.config.qemu.display().to_string());
-        argv.extend(arguments(&spec, &Start::Incoming));
-        let spawned = self.qemu.guard.spawn(&self.name, argv, QEMU_LOG).await;
-        let pid = spawned.map_err(|error| refused(&error, &self.identity))?;
+        let channel = self.parts.reach.has_serial().then_some(Path::new(CHANNEL));
+        argv.extend(arguments(&spec, &Start::Incoming { channel }));
+        let spawned = self.qemu.guard.spawn(&self.parts.name, argv, QEMU_LOG).await;
+        let pid = spawned.map_err(|error| refused(&error, &self.parts.identity))?;
         let accepted = timeout(STEP_LIMIT, listener.accept()).await;
         let accepted = accepted.map_err(|_| RestoreError::Timeout { step: "start", limit: STEP_LIMIT })?;
         let (socket, _) = accepted.map_err(host("accept QMP"))?;
@@ -70,14 +75,14 @@ impl Making<'_> {
     }
 
     pub(super) async fn start_daemon(&self) -> Result<(), RestoreError> {
-        if self.qemu.transport == Transport::VhostVsock {
+        if !self.needs_daemon() {
             return Ok(());
         }
-        let cid = self.identity.cid.to_string();
+        let cid = self.parts.identity.cid.to_string();
         let program = self.qemu.config.vsock_daemon.display().to_string();
         let argv = [&program, "--guest-cid", &cid, "--socket", "vhost", "--uds-path", "vsock"];
         let argv = argv.map(str::to_owned).to_vec();
-        let spawned = self.qemu.guard.spawn(&self.name, argv, DAEMON_LOG).await;
-        spawned.map(|_| ()).map_err(|error| refused(&error, &self.identity))
+        let spawned = self.qemu.guard.spawn(&self.parts.name, argv, DAEMON_LOG).await;
+        spawned.map(|_| ()).map_err(|error| refused(&error, &self.parts.identity))
     }
 }

@@ -47,6 +47,9 @@ pub struct Report {
     pub lasted_s: f64,
     /// The course of it.
     pub points: Vec<Point>,
+    /// Every wait, the shortest first.
+    #[serde(skip)]
+    pub waits_ms: Vec<f64>,
 }
 
 /// One interval of a run.
@@ -188,6 +191,7 @@ impl Tally {
             restore_cpu_s: self.restores as f64 * cpu.as_secs_f64(),
             lasted_s: seconds,
             points: self.points,
+            waits_ms: self.waits.into_iter().map(f64::from).collect(),
         }
     }
 }

@@ -67,6 +67,8 @@ pub struct SimRuntime {
     pub restore: Takes,
     /// From the end of a claim to a vacant slot.
     pub destroy: Takes,
+    /// How long restores took that were seen, in their order. Taken instead of [`Self::restore`] while there are any.
+    pub restores_seen: Vec<Duration>,
     /// What a schedule asks for: from each instant on, that many warm VMs. In order.
     pub schedule: Vec<(Duration, u32)>,
 }
@@ -121,6 +123,8 @@ struct Run<'a> {
     lanes: Vec<Lanes<usize>>,
     /// Since when each Ready VM is, the oldest first.
     ready: Vec<VecDeque<Duration>>,
+    /// Restores begun, of each runtime.
+    begun: Vec<usize>,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     number: u64,
     tally: Tally,
@@ -166,6 +170,7 @@ impl<'a> Run<'a> {
         };
         let line = |runtime: &SimRuntime| Line {
             cost: runtime.rule.cost,
+            slots: runtime.rule.ceiling,
             target: target(runtime),
             asking: runtime.rule.ceiling,
             ..Line::default()
@@ -183,6 +188,7 @@ impl<'a> Run<'a> {
             scaler,
             lanes: world.runtimes.iter().map(|_| Lanes::new(world.lanes)).collect(),
             ready: vec![VecDeque::new(); world.runtimes.len()],
+            begun: vec![0; world.runtimes.len()],
             events: BinaryHeap::new(),
             number: 0,
             tally: Tally::new(world.point, jobs.len()),
@@ -270,8 +276,11 @@ impl<'a> Run<'a> {
     fn pump(&mut self) {
         while let Some(runtime) = self.gate.next(self.now) {
             let Some(what) = self.world.runtimes.get(runtime) else { return };
+            let number =
+                self.begun.get_mut(runtime).map_or(usize::MAX, |begun| std::mem::replace(begun, *begun + 1));
+            let seen = what.restores_seen.get(number).copied();
             self.tally.restores += 1;
-            let takes = what.restore.sample(&mut self.rng);
+            let takes = seen.unwrap_or_else(|| what.restore.sample(&mut self.rng));
             self.later(self.now + takes, Event::Ready(runtime, takes));
         }
     }

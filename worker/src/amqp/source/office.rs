@@ -198,6 +198,7 @@ impl<L: Ledger, S: ResultSink> ServiceOffice<L, S> {
                 match self.service.ledger.commit(&token, body.clone()).await? {
                     Commit::Committed => {
                         meters::ended(&result);
+                        self.service.tell_ended(&route, &slip.key, history.len(), &result);
                         (body, attempts)
                     }
                     Commit::Lost => return Err(FallError::Held(Duration::from_secs(1))),

@@ -54,6 +54,12 @@ impl Receipt for AmqpReceipt {
         }
     }
 
+    fn executed(&mut self) {
+        if let Some(held) = &mut self.held {
+            self.shared.leave_place(held);
+        }
+    }
+
     async fn withdrawn(&self) {
         self.shared.drained().await;
     }

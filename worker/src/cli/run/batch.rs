@@ -127,7 +127,8 @@ fn pool(snapshots: &BTreeMap<String, Snapshot>, parallel: u32) -> PoolConfig {
     };
     let mut pool = PoolConfig::new(snapshots.iter().map(slots).collect());
     let cost = Cost { cpu_milli: ONE_VM, ..Cost::default() };
-    pool.bounds = snapshots.keys().map(|name| (name.clone(), Bounds { floor: 0, cost })).collect();
+    pool.bounds =
+        snapshots.keys().map(|name| (name.clone(), Bounds { floor: 0, cost, dormant: 0 })).collect();
     pool.cpu_milli = Some(u64::from(parallel) * ONE_VM);
     pool.scaling = Some(Policy::default());
     pool

@@ -33,6 +33,11 @@ pub struct Sieve {
 impl Sieve {
     fn sift(&mut self, event: &Event) -> Sifted {
         let Event { attempt, seq, .. } = *event;
+        // Nothing follows it. Whoever ends a job whose worker is silent may not know how far that one came.
+        let last = matches!(event.what, What::State(State::Finished { .. }));
+        if last && (attempt, seq) <= (self.attempt, self.seq) {
+            return Sifted::New { missed: 0 };
+        }
         if (attempt, seq) <= (self.attempt, self.seq) {
             return Sifted::Old;
         }
@@ -88,7 +93,7 @@ fn print(printer: &mut Printer, sieve: &mut Sieve, event: &Event) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use hearth_schemas::event::EVENT_VERSION;
+    use hearth_schemas::{event::EVENT_VERSION, result::Status};
 
     use super::*;
 
@@ -106,5 +111,9 @@ mod tests {
             [sift(1, 6), sift(1, 4), sift(2, 3), sift(1, 7)],
             [new(3), Sifted::Old, new(2), Sifted::Old]
         );
+        let what = What::State(State::Finished { status: Status::Expired, verdict: None });
+        let (id, tenant) = (String::new(), String::new());
+        let last = Event { version: EVENT_VERSION, id, tenant, attempt: 2, seq: 1, unix_ms: 0, what };
+        assert_eq!(sieve.sift(&last), new(0), "the end is never old");
     }
 }

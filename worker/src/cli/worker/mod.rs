@@ -9,7 +9,7 @@ use clap::Args;
 use hearth_pool::net::runtime_of;
 use hearth_worker::{
     ledger::trouble,
-    local::Local,
+    local::{Local, Vmm},
     meters,
     run::{Order, Parts, Stopped, run as serve},
     settings::Settings,
@@ -98,6 +98,7 @@ async fn serve_here(
     let metrics = meters::start().map_err(|error| Failure::from_error(Exit::Internal, &error))?;
     let mut host = host::open(config, &name).await?;
     host.network = settings.network.config(host.network);
+    host.rates = settings.rates;
     let runtimes = super::runtimes(config)?;
     let with_cards = settings.slots.keys().map(String::as_str).filter(|key| runtime_of(key).1);
     let mut offers = host.offers(runtimes.iter().map(|runtime| runtime.name.as_str()).chain(with_cards));
@@ -115,16 +116,17 @@ async fn serve_here(
     for runtime in offers.keys() {
         let snapshot =
             host.snapshot(runtime).map_err(|error| Failure::from_error(Exit::Unavailable, &error))?;
-        // In use while it lives.
+        // In use until the pool is open, which holds what its VMs are of.
         snapshots.insert(runtime.clone(), snapshot);
     }
-    let (pool, total) = warmth::pool(&settings, &snapshots)?;
+    let (pool, total) = warmth::pool(&settings, &snapshots, matches!(host.vmm, Vmm::Qemu { .. }))?;
     let services = Services::open(&settings)?;
     services.first_start(&settings).await;
     let local = match services.leases()? {
         Some(leases) => Local::open_with(&host, pool, leases).await,
         None => Local::open(&host, pool).await,
     };
+    drop(snapshots);
     let mut local = local.map_err(|error| host::failure(&error))?;
     let dead = local.guard_dead();
     tokio::spawn(async move {
@@ -149,7 +151,6 @@ async fn serve_here(
     if let Err(error) = local.close(grace).await {
         tracing::error!(%error, "the guard ends what is left");
     }
-    drop(snapshots);
     match stopped.map_err(|error| Failure::from_error(Exit::Unavailable, &error))? {
         Stopped::Drained => Ok(Exit::Accepted),
         Stopped::AtOnce => Ok(Exit::Temporary),

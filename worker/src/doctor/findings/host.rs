@@ -1,7 +1,9 @@
 //! The host: what runs a guest, and where it is kept.
 
 use super::{Finding, Level, Program, Version};
-use crate::doctor::facts::{BakeTools, Cgroup, Directory, Hypervisor, Kvm, Snapshot, SnapshotState, Vsock};
+use crate::doctor::facts::{
+    BakeTools, Cgroup, Directory, Hypervisor, Kvm, SerialPort, Snapshot, SnapshotState, Vsock,
+};
 
 /// The first with `migrate file:`; Debian bookworm itself has 7.2.
 const QEMU_LEAST: Version = Version(8, 2, 0);
@@ -191,7 +193,7 @@ pub fn snapshots(snapshots: &[Snapshot]) -> Vec<Finding> {
             SnapshotState::Fits => Finding::new(
                 &name,
                 Level::Ok,
-                format!("fits this host ({} MiB per VM)", snapshot.vm_memory_mib),
+                format!("fits this host ({} MiB per VM){}", snapshot.vm_memory_mib, over(snapshot.serial)),
             ),
             SnapshotState::Absent => Finding::new(&name, without, "not baked").remedy(bake),
             SnapshotState::Unfit(why) => Finding::new(&name, without, why).remedy(bake),
@@ -201,6 +203,14 @@ pub fn snapshots(snapshots: &[Snapshot]) -> Vec<Finding> {
         return vec![Finding::new("snapshots", Level::Fail, "no runtimes").remedy("give --runtimes DIR")];
     }
     snapshots.iter().map(finding).collect()
+}
+
+fn over(serial: Option<SerialPort>) -> &'static str {
+    match serial {
+        None => "",
+        Some(SerialPort::Always) => "; its agent is reached over the serial port, which is slow",
+        Some(SerialPort::WithoutVsock) => "; over the serial port where vsock does not answer",
+    }
 }
 
 /// Memory of the smallest VM that can run here, in MiB; of the smallest runtime when none is baked.

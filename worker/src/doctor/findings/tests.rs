@@ -2,7 +2,8 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::doctor::facts::{
-    BakeTools, Broker, Cgroup, Directory, Hypervisor, Kvm, Redis, Service, Snapshot, SnapshotState, Vsock,
+    BakeTools, Broker, Cgroup, Directory, Hypervisor, Kvm, Network, Redis, SerialPort, Service, Snapshot,
+    SnapshotState, Vsock,
 };
 
 fn program(version: Version) -> Program {
@@ -14,7 +15,7 @@ fn directory(path: &str, tmpfs: bool) -> Directory {
 }
 
 fn snapshot(runtime: &str, state: SnapshotState) -> Snapshot {
-    Snapshot { runtime: runtime.into(), vm_memory_mib: 384, state }
+    Snapshot { runtime: runtime.into(), vm_memory_mib: 384, state, serial: None }
 }
 
 /// A host on which everything is as it should be.
@@ -34,6 +35,15 @@ fn good() -> Facts {
         run_dir: directory("/run/hearth", true),
         root: false,
         memory_available_mib: Some(4096),
+        network: Network {
+            nft: program(Version(1, 0, 6)),
+            tun: true,
+            forwards: Some(false),
+            resolvers: vec!["10.0.0.2".into()],
+            links: "198.18.0.0/15".parse().unwrap(),
+            in_use: Some(vec!["198.18.0.0/15".into(), "10.200.0.0/16".into()]),
+            foreign: vec![],
+        },
         bake: BakeTools { missing: vec![], agent: PathBuf::from("/usr/lib/hearth-agent"), agent_found: true },
         snapshots: vec![snapshot("python", SnapshotState::Fits)],
         broker: Service {
@@ -154,6 +164,40 @@ fn root_keeps_memory_elsewhere_than_in_the_run_dir() {
         f.run_dir = Directory { free_mib: Some(16), tmpfs: false, ..f.run_dir.clone() };
     });
     assert_eq!(faults(&facts), []);
+}
+
+#[test]
+fn what_jobs_with_a_network_lack_is_a_warning_and_says_what_helps() {
+    for (facts, remedy) in [
+        (with(|f| f.network.nft = Program::Missing), "nftables"),
+        (with(|f| f.network.tun = false), "modprobe tun"),
+        (with(|f| f.network.resolvers = vec![]), "network.resolvers"),
+        (
+            with(|f| f.network.foreign = vec![("198.19.4.0/24".parse().unwrap(), "bench0".into())]),
+            "network.links",
+        ),
+    ] {
+        let found = findings(&facts).into_iter().find(|finding| finding.name == "network").unwrap();
+        assert_eq!(found.level, Level::Warn, "{found:?}");
+        assert!(found.remedy.as_deref().unwrap().contains(remedy), "{found:?}");
+    }
+    let said_of =
+        |facts: &Facts| findings(facts).into_iter().find(|finding| finding.name == "network").unwrap().detail;
+    let said = "nft 1.0.6; ip_forward is off, and turned on by the first worker with networks; names by 10.0.0.2; \
+                links in use: 198.18.0.0/15, 10.200.0.0/16";
+    assert_eq!(said_of(&with(|f| f.root = true)), said);
+    assert!(said_of(&good()).contains("without root"));
+}
+
+#[test]
+fn a_snapshot_over_the_serial_port_says_so() {
+    let said = |serial| {
+        let facts = with(|f| f.snapshots[0].serial = serial);
+        findings(&facts).into_iter().find(|finding| finding.name == "snapshot python").unwrap().detail
+    };
+    assert!(said(Some(SerialPort::Always)).contains("over the serial port, which is slow"));
+    assert!(said(Some(SerialPort::WithoutVsock)).contains("where vsock does not answer"));
+    assert!(!said(None).contains("serial"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! attempt's number. When the data is new, no job is begun for a while, in which heartbeats and commits put down
 //! again what the old data knew; the tokens carry what that needs.
 
-mod beats;
+mod gather;
 mod reply;
 mod scripts;
 mod trouble;
@@ -22,7 +22,7 @@ use hearth_pool::redis_server::{RedisServer, ServerError, micros};
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
 pub use self::trouble::trouble;
-use self::{beats::Beats, reply::Fields};
+use self::{gather::Gather, reply::Fields};
 use super::{
     Beat, Begun, Cancel, Commit, DEADLINE_GRACE, FailedAttempt, HEARTBEAT_LAPSES_AFTER, JobKey, Ledger,
     LedgerError, RESULT_TTL, Registered, Registration, Seized, TenantLimits, Token, Unpublished, shard,
@@ -62,14 +62,25 @@ struct Inner {
     /// Distinguishes this ledger's requests from those of others.
     asker: String,
     asked: AtomicU64,
-    beats: Arc<Beats>,
+    beats: Arc<Gather<Token, Beat>>,
+    marks: Arc<Gather<Mark, ()>>,
+}
+
+/// That a result is published.
+#[derive(Debug)]
+struct Mark {
+    /// Of this job, by its name in keys.
+    name: String,
+    /// Where it was asked to go.
+    told: String,
 }
 
 impl RedisLedger {
     /// A ledger. Asks nothing of the server yet.
     pub fn new(server: RedisServer, config: RedisLedgerConfig) -> Self {
         let (asker, asked) = (ulid::Ulid::generate().to_string(), AtomicU64::new(0));
-        Self(Arc::new(Inner { server, config, asker, asked, beats: Arc::default() }))
+        let (beats, marks) = (Arc::default(), Arc::default());
+        Self(Arc::new(Inner { server, config, asker, asked, beats, marks }))
     }
 
     /// A question about one job.
@@ -103,6 +114,15 @@ impl RedisLedger {
 
     async fn ask<T: FromRedisValue>(&self, question: ScriptInvocation<'_>) -> Result<T, LedgerError> {
         Ok(self.0.server.ask(&question).await?.value)
+    }
+
+    async fn mark(&self, marks: Vec<Mark>) -> Result<Vec<()>, LedgerError> {
+        let mut question = self.0.server.question(&scripts::PUBLISHED);
+        question.key(self.key("unpublished")).arg(millis(self.0.config.result_ttl));
+        for Mark { name, told } in &marks {
+            question.key(self.key(&format!("job:{name}"))).arg(name).arg(told);
+        }
+        self.ask::<Vec<i64>>(question).await.map(|_| vec![(); marks.len()])
     }
 
     /// The age of the data goes no faster than it is asked.
@@ -172,7 +192,12 @@ impl Ledger for RedisLedger {
     }
 
     async fn heartbeat(&self, token: &Token) -> Result<Beat, LedgerError> {
-        Beats::join(&self.0.beats, self.clone(), token.clone()).await
+        let ledger = self.clone();
+        let send = move |tokens: Vec<Token>| {
+            let ledger = ledger.clone();
+            async move { ledger.heartbeats(&tokens).await }
+        };
+        Gather::join(&self.0.beats, token.clone(), send).await
     }
 
     async fn give_back(&self, token: &Token, failed: FailedAttempt) -> Result<Beat, LedgerError> {
@@ -193,9 +218,13 @@ impl Ledger for RedisLedger {
     }
 
     async fn published(&self, key: &JobKey, told: &str) -> Result<(), LedgerError> {
-        let mut question = self.question(&scripts::PUBLISHED, key)?;
-        question.arg(millis(self.0.config.result_ttl)).arg(told);
-        self.ask::<i64>(question).await.map(drop)
+        let ledger = self.clone();
+        let send = move |marks| {
+            let ledger = ledger.clone();
+            async move { ledger.mark(marks).await }
+        };
+        let name = reply::name(key).ok_or_else(|| foreign("a tenant with a slash in its name"))?;
+        Gather::join(&self.0.marks, Mark { name, told: told.to_owned() }, send).await
     }
 
     async fn cancel(&self, key: &JobKey) -> Result<Cancel, LedgerError> {

@@ -20,25 +20,25 @@ use tokio::{
 
 /// What is skipped by whoever looks for a prelude.
 const KNOCK: &[u8] = b"\n";
-/// How often. A port takes 11 bytes in a millisecond.
-const KNOCK_EVERY: Duration = Duration::from_millis(50);
+/// How long a port may take for a knock.
+const KNOCK_LIMIT: Duration = Duration::from_millis(50);
 /// Bytes that are kept while the prelude is looked for.
 const KEPT_BYTES: usize = 64 * 1024;
 
 /// A pipe of which something was read already, which is read again first.
 #[derive(Debug)]
-pub(super) struct Replay<T> {
+pub struct Replay<T> {
     heard: BytesMut,
     pipe: T,
 }
 
-/// Knocks until the agent's prelude has come. The pipe that is returned begins with it. Has no bound in time.
-pub(super) async fn wait_for_agent<T>(mut pipe: T) -> io::Result<Replay<T>>
+/// Knocks every so often until the agent's prelude has come. The pipe that is returned begins with it. Has no bound in time.
+pub async fn wait_for_agent<T>(mut pipe: T, knock_every: Duration) -> io::Result<Replay<T>>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut heard = BytesMut::new();
-    let mut knock = interval(KNOCK_EVERY);
+    let mut knock = interval(knock_every);
     knock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         if let Some(at) = heard.windows(PRELUDE.len()).position(|window| window == PRELUDE) {
@@ -55,7 +55,7 @@ where
             }
             // A port that is not read yet fills up; then there has been knocking enough.
             _ = knock.tick() => {
-                let _ = timeout(KNOCK_EVERY, pipe.write_all(KNOCK)).await;
+                let _ = timeout(KNOCK_LIMIT, pipe.write_all(KNOCK)).await;
             }
         }
     }
@@ -113,7 +113,7 @@ mod tests {
             theirs
         };
         let host = async {
-            let mut pipe = wait_for_agent(ours).await.unwrap();
+            let mut pipe = wait_for_agent(ours, KNOCK_LIMIT).await.unwrap();
             let mut bytes = Vec::new();
             pipe.read_to_end(&mut bytes).await.unwrap();
             bytes
@@ -126,10 +126,10 @@ mod tests {
     async fn a_port_that_closes_without_an_agent_is_an_error_and_a_full_one_is_not() {
         let (ours, theirs) = tokio::io::duplex(2);
         let closed = async {
-            tokio::time::sleep(10 * KNOCK_EVERY).await;
+            tokio::time::sleep(10 * KNOCK_LIMIT).await;
             drop(theirs);
         };
-        let (error, ()) = tokio::join!(wait_for_agent(ours), closed);
+        let (error, ()) = tokio::join!(wait_for_agent(ours, KNOCK_LIMIT), closed);
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

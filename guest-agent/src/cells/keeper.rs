@@ -24,7 +24,7 @@ use rustix::{
 
 use super::order::{Desk, Read};
 use crate::{
-    exec::{InCell, REPORT_BYTES, run_in_cell, settle},
+    exec::{InCell, REPORT_BYTES, run_in_cell, settle, work_dir},
     jail::{Filter, last_errno},
 };
 
@@ -57,6 +57,8 @@ pub(super) struct Keeper {
 /// What a command's first instructions need.
 struct Start<'a> {
     read: &'a Read<'a>,
+    /// The working tree of the cell.
+    work: BorrowedFd<'a>,
     descriptors: [OwnedFd; DESCRIPTORS],
     user: (Uid, Gid),
     /// Written by the command before its exec, in memory that it shares with the keeper.
@@ -121,6 +123,7 @@ impl Keeper {
         .ok();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let shm = rustix::fs::open(c"/dev/shm", flags, Mode::empty())?;
+        let work = work_dir()?;
         age(&shm)?;
         settle(&self.filter)?;
         rustix::net::send(line, &READY, SendFlags::NOSIGNAL)?;
@@ -129,18 +132,18 @@ impl Keeper {
             if let Some(pids) = &pids {
                 let _ = rustix::io::pwrite(pids, b"1", 0);
             }
-            let word = self.run_one(line)?;
+            let word = self.run_one(line, work.as_fd())?;
             let clean = untouched(&shm) && no_objects();
             rustix::net::send(line, &Word { clean, ..word }.encode(), SendFlags::NOSIGNAL)?;
         }
     }
 
     /// Waits for an order, obeys it, and sees to it that nobody but the keeper is left.
-    fn run_one(&mut self, line: &OwnedFd) -> Result<Word, Errno> {
+    fn run_one(&mut self, line: &OwnedFd, work: BorrowedFd<'_>) -> Result<Word, Errno> {
         let (length, descriptors) = receive(line, self.desk.space())?;
         let read = self.desk.read(length).ok_or(Errno::PROTO)?;
         let descriptors = descriptors.ok_or(Errno::PROTO)?;
-        let mut start = Start { read: &read, descriptors, user: self.user, refused: None };
+        let mut start = Start { read: &read, work, descriptors, user: self.user, refused: None };
         let began = monotonic_ns();
         // SAFETY: the end of a stack of ours, aligned; the child runs on it alone, and this process waits until then.
         let command = unsafe {
@@ -169,12 +172,13 @@ impl Keeper {
 /// The command until its exec, in memory that it shares with the keeper, which stands still meanwhile.
 extern "C" fn first_steps(start: *mut c_void) -> c_int {
     // SAFETY: `run_one` passes this, and does not return before this process has executed or ended.
-    let Start { read, descriptors, user, refused } = unsafe { &mut *start.cast::<Start<'_>>() };
+    let Start { read, work, descriptors, user, refused } = unsafe { &mut *start.cast::<Start<'_>>() };
     let [stdin, stdout, stderr, procs] = descriptors.each_ref().map(AsFd::as_fd);
     *refused = Some(run_in_cell(&InCell {
         programs: read.programs,
         argv: read.argv,
         env: read.env,
+        work: *work,
         cwd: read.cwd,
         settings: read.settings,
         stdio: [stdin, stdout, stderr],

@@ -9,7 +9,7 @@ use std::{
     convert::Infallible,
     ffi::CStr,
     mem,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr,
 };
 
@@ -31,6 +31,7 @@ use crate::{
 const JAIL_STEPS: u32 = 100;
 /// And those of a command in a cell from here.
 const CELL_STEPS: u32 = 200;
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Everything that PID 1 of a jail does, in the child. Its own child is the command.
 pub(super) fn become_init(
@@ -76,7 +77,7 @@ pub(super) fn become_command(
     check(rustix::stdio::dup2_stdout(stdout))?;
     check(rustix::stdio::dup2_stderr(stderr))?;
     check(match launch.cell {
-        Some(cell) => enter_dir(cell.cwd),
+        Some(cell) => work_dir().and_then(|work| enter_dir(work.as_fd(), cell.cwd)),
         None => rustix::process::fchdir(launch.cwd),
     })?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -115,7 +116,9 @@ pub(crate) struct InCell<'a> {
     pub(crate) programs: &'a [*const libc::c_char],
     pub(crate) argv: &'a [*const libc::c_char],
     pub(crate) env: &'a [*const libc::c_char],
-    /// Relative to the working tree.
+    /// The working tree, as this mount namespace shows it.
+    pub(crate) work: BorrowedFd<'a>,
+    /// Relative to it.
     pub(crate) cwd: &'a CStr,
     pub(crate) settings: Settings,
     pub(crate) stdio: [BorrowedFd<'a>; 3],
@@ -141,7 +144,7 @@ fn execute_in_cell(run: &InCell<'_>) -> Result<Infallible, Refused> {
     check(rustix::stdio::dup2_stdin(stdin))?;
     check(rustix::stdio::dup2_stdout(stdout))?;
     check(rustix::stdio::dup2_stderr(stderr))?;
-    check(enter_dir(run.cwd))?;
+    check(enter_dir(run.work, run.cwd))?;
     let Settings { open_files, file_size_bytes, cpu_seconds } = run.settings;
     check(limit(Resource::Nofile, open_files.0, open_files.1))?;
     if let Some(bytes) = file_size_bytes {
@@ -154,7 +157,6 @@ fn execute_in_cell(run: &InCell<'_>) -> Result<Infallible, Refused> {
     for pipe in run.stdio {
         check(jail::give(pipe, uid))?;
     }
-    check(rustix::thread::set_thread_groups(&[]))?;
     check(rustix::thread::set_thread_res_gid(gid, gid, gid))?;
     check(rustix::thread::set_thread_res_uid(uid, uid, uid))?;
     Err(Refused::Exec(execute(run.programs.iter().copied(), run.argv, run.env)))
@@ -167,17 +169,24 @@ pub(crate) fn settle(filter: &Filter) -> Result<(), Errno> {
     limit(Resource::Core, 0, 0)?;
     // Their names are in no directory, where it could be seen that one was left.
     limit(Resource::Msgqueue, 0, 0)?;
+    rustix::thread::set_thread_groups(&[])?;
     jail::drop_capabilities()?;
     default_signals();
     rustix::thread::set_no_new_privs(true)?;
     filter.put_on()
 }
 
-/// Enters a directory of the working tree that this mount namespace shows. No link is followed.
-fn enter_dir(cwd: &CStr) -> Result<(), Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let work = rustix::fs::open(boot::WORK_DIR, flags, Mode::empty())?;
-    rustix::process::fchdir(openat2(&work, cwd, flags, Mode::empty(), CONFINED)?)
+/// The working tree that this mount namespace shows.
+pub(crate) fn work_dir() -> Result<OwnedFd, Errno> {
+    rustix::fs::open(boot::WORK_DIR, DIRECTORY, Mode::empty())
+}
+
+/// Enters a directory of the working tree. No link is followed.
+fn enter_dir(work: BorrowedFd<'_>, cwd: &CStr) -> Result<(), Errno> {
+    if cwd == c"." {
+        return rustix::process::fchdir(work);
+    }
+    rustix::process::fchdir(openat2(work, cwd, DIRECTORY, Mode::empty(), CONFINED)?)
 }
 
 /// The agent is exempt from the OOM killer, and what it starts would inherit that.

@@ -14,7 +14,7 @@ use std::{
     pin::pin,
 };
 
-pub(crate) use child::{InCell, run_in_cell, settle};
+pub(crate) use child::{InCell, run_in_cell, settle, work_dir};
 use hearth_schemas::guest::messages::{Exec, Exited, FaultKind, LimitHit, Usage, User};
 use hearth_wire::{Connection, Sender, Stream, StreamReceiver};
 pub(crate) use limits::{Abilities, DiskUse};
@@ -109,12 +109,19 @@ pub(crate) async fn run(
         // It changes the tree that they show.
         agent.cells().clear().await;
     }
-    let cwd = agent.tree().open_dir(&plan.cwd);
-    let cwd = cwd.map_err(|source| ExecError::Cwd { path: plan.cwd.clone(), source })?;
+    let open_cwd = || {
+        let opened = agent.tree().open_dir(&plan.cwd);
+        opened.map_err(|source| ExecError::Cwd { path: plan.cwd.clone(), source })
+    };
     let _hold = agent.quota().hold(plan.limits.disk_bytes, plan.limits.files)?;
     if let Some((jail, order)) = cell::order_for(agent, &plan) {
+        if !plan.cwd.is_empty() {
+            // A cell could not say so well what is wrong with it.
+            open_cwd()?;
+        }
         return cell::run_in_cell(agent, control, &plan, streams, jail, &order).await;
     }
+    let cwd = open_cwd()?;
     let spare = if agent.jail_of(plan.user).is_some() { jail::OWN_PROCESSES } else { 0 };
     let group = agent.groups().create(&bounds(&plan, spare))?;
     let mut copy = copy_for(agent, &plan)?;

@@ -47,6 +47,12 @@ pub(super) fn open_dir(path: &Path) -> Result<File, GroupError> {
     Ok(dir.into())
 }
 
+/// A cgroup in another, only as a place for paths and new processes to begin at.
+pub(super) fn child_dir(parent: impl AsFd, name: &str) -> Result<File, GroupError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(parent, name, flags, Mode::empty()).map_err(failed(name))?.into())
+}
+
 /// Makes a directory of the hierarchy; one that is there is fine.
 pub(super) fn make_dir(path: &Path) -> Result<(), GroupError> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {

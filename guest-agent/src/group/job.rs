@@ -75,13 +75,17 @@ pub(crate) struct Total {
 }
 
 impl Group {
-    /// Of a directory that is there. Nothing of it is left when this fails.
-    pub(super) fn new(path: &Path, controllers: Controllers, bounds: &Bounds) -> Result<Self, GroupError> {
-        Self::open(path, controllers, bounds).inspect_err(|_| drop(std::fs::remove_dir(path)))
+    /// Of a directory `dir` that is there, at `path`. Nothing of it is left when this fails.
+    pub(super) fn new(
+        dir: File,
+        path: &Path,
+        controllers: Controllers,
+        bounds: &Bounds,
+    ) -> Result<Self, GroupError> {
+        Self::open(dir, path, controllers, bounds).inspect_err(|_| drop(std::fs::remove_dir(path)))
     }
 
-    fn open(path: &Path, controllers: Controllers, bounds: &Bounds) -> Result<Self, GroupError> {
-        let dir = files::open_dir(path)?;
+    fn open(dir: File, path: &Path, controllers: Controllers, bounds: &Bounds) -> Result<Self, GroupError> {
         if let Some(bytes) = bounds.memory_bytes {
             files::write(&dir, "memory.max", &bytes.to_string())?;
         }

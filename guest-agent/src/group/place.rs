@@ -1,6 +1,7 @@
 //! Where cgroups are made.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -19,7 +20,7 @@ const MOUNT: &str = "/sys/fs/cgroup";
 const AGENT_CPU_WEIGHT: &str = "10000";
 
 /// Cgroups that are made ahead: as many as most jobs have commands.
-const READY: usize = 128;
+const READY: usize = 192;
 /// Cgroups of commands that are gone, which are left where they are: most machines end before there are so many. The kernel
 /// takes longer to remove one than an agent to do all else for a command.
 const SPENT_MAX: usize = 256;
@@ -28,10 +29,11 @@ const SPENT_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Groups {
     parent: PathBuf,
+    parent_dir: File,
     controllers: Controllers,
     next: AtomicU64,
-    /// Made before anybody needs them.
-    ready: Mutex<Vec<PathBuf>>,
+    /// The names of some that were made before anybody needs them.
+    ready: Mutex<Vec<String>>,
     /// How many of the dead may be left.
     spare: AtomicUsize,
     /// Whether `parent` is ours to remove.
@@ -68,6 +70,7 @@ impl Groups {
         enable(&jobs, controllers)?;
         Ok(Self {
             parent: jobs,
+            parent_dir: jobs_dir,
             controllers,
             next: AtomicU64::new(1),
             ready: Mutex::default(),
@@ -90,6 +93,7 @@ impl Groups {
         without_swap(&dir);
         Ok(Self {
             parent,
+            parent_dir: dir,
             controllers,
             next: AtomicU64::new(1),
             ready: Mutex::default(),
@@ -108,6 +112,7 @@ impl Groups {
         without_swap(&dir);
         Ok(Self {
             parent: parent.to_owned(),
+            parent_dir: dir,
             controllers,
             next: AtomicU64::new(1),
             ready: Mutex::default(),
@@ -124,8 +129,9 @@ impl Groups {
     /// A new, empty cgroup with these bounds.
     pub(crate) fn create(&self, bounds: &Bounds) -> Result<Group, GroupError> {
         let ready = self.ready().pop();
-        let path = ready.map_or_else(|| self.make(), Ok)?;
-        Group::new(&path, self.controllers, bounds)
+        let name = ready.map_or_else(|| self.make(), Ok)?;
+        let dir = files::child_dir(&self.parent_dir, &name)?;
+        Group::new(dir, &self.parent.join(name), self.controllers, bounds)
     }
 
     /// Removes one in which nothing is any more, now or with the machine. Cancel safe.
@@ -146,23 +152,22 @@ impl Groups {
         Ok(())
     }
 
-    fn ready(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+    fn ready(&self) -> MutexGuard<'_, Vec<String>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self) -> Result<PathBuf, GroupError> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let path = self.parent.join(number.to_string());
-        files::make_dir(&path)?;
+    fn make(&self) -> Result<String, GroupError> {
+        let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        files::make_dir(&self.parent.join(&name))?;
         if self.controllers.memory {
-            files::write(files::open_dir(&path)?, "memory.oom.group", "1")?;
+            files::write(&self.parent_dir, &format!("{name}/memory.oom.group"), "1")?;
         }
-        Ok(path)
+        Ok(name)
     }
 
     /// Kills every command there is, and waits until all are gone.
     pub(crate) async fn kill_all(&self) -> Result<(), GroupError> {
-        super::job::empty(&files::open_dir(&self.parent)?).await
+        super::job::empty(&self.parent_dir).await
     }
 }
 

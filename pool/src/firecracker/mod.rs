@@ -13,7 +13,6 @@ mod vsock;
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -28,6 +27,7 @@ pub use self::{
     host::{HostError, host_facts},
     place::{Confinement, Jailer, NoUid},
     probe::probe_kvm,
+    restore::DormantFirecracker,
     vsock::Listener,
 };
 use self::{place::Place, serial::SerialPort};
@@ -163,7 +163,7 @@ fn read_ahead(file: &Path) -> io::Result<()> {
 
 impl Hypervisor for Firecracker {
     type Vm = FirecrackerVm;
-    type Dormant = Infallible;
+    type Dormant = DormantFirecracker;
     type Io = GuestStream;
     type Accept = Listener;
 
@@ -175,16 +175,25 @@ impl Hypervisor for Firecracker {
         self.restore_slot(slot, identity).await
     }
 
-    async fn start(&self, slot: &Slot, _identity: &Identity) -> Result<Infallible, RestoreError> {
-        Err(RestoreError::Vmm(format!("{slot}: this hypervisor starts nothing ahead")))
+    fn starts_ahead(&self) -> bool {
+        true
     }
 
-    async fn load(&self, dormant: Infallible) -> Result<Restored<FirecrackerVm>, RestoreError> {
-        match dormant {}
+    async fn start(&self, slot: &Slot, identity: &Identity) -> Result<DormantFirecracker, RestoreError> {
+        self.start_slot(slot, identity).await
     }
 
-    async fn dormant_exited(&self, dormant: &Infallible) {
-        match *dormant {}
+    async fn load(&self, dormant: DormantFirecracker) -> Result<Restored<FirecrackerVm>, RestoreError> {
+        self.load_dormant(dormant).await
+    }
+
+    async fn dormant_exited(&self, dormant: &DormantFirecracker) {
+        let how = self.guard.exited(dormant.name()).await;
+        tracing::info!(vm = dormant.name(), %how, "a dormant Firecracker ended");
+    }
+
+    fn dormant_from<'a>(&self, dormant: &'a DormantFirecracker) -> Option<&'a str> {
+        Some(dormant.snapshot().name())
     }
 
     fn current(&self, runtime: &str) -> Option<String> {

@@ -1,19 +1,23 @@
 //! From a snapshot to a VM that runs.
 
-use std::{fs::File, io, sync::Arc, time::Duration};
+mod load;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hearth_schemas::manifest::{HypervisorKind, Manifest, Transport};
 use tokio::time::Instant;
 
 use super::{
     Firecracker, FirecrackerVm, LOG,
-    api::{
-        ApiError, DeviceId, Fresh, Limits, Loaded, MemoryBackend, NetworkOverride, PartialDrive,
-        PartialNetworkInterface, RateLimiter, SnapshotLoad, TokenBucket,
-    },
+    api::{ApiError, Fresh, Limits},
     place::{API_SOCKET, Needs, OWN_LOG, Place, Plan, User, plan},
     serial::SerialPort,
-    vsock,
 };
 use crate::{
     guard::{GuardError, OpenVm},
@@ -26,7 +30,6 @@ use crate::{
         directory::unique_name,
         log::{chain, log_tail},
         reach::Reach,
-        seccomp::unfiltered_threads,
     },
 };
 
@@ -37,19 +40,45 @@ const LIMITS: Limits = Limits {
     create: Duration::from_secs(300),
 };
 
-/// How long the guest's vsock may take to settle where Firecracker does not wait for that.
-const SETTLE_LIMIT: Duration = Duration::from_secs(20);
-
-/// A VM that is being made.
-struct Making<'a> {
-    firecracker: &'a Firecracker,
-    snapshot: &'a Snapshot,
-    name: &'a str,
+/// A VM that is being made: what there is of it.
+#[derive(Debug)]
+struct Parts {
+    snapshot: Arc<Snapshot>,
+    name: String,
     place: Place,
     argv: Vec<String>,
+    /// What the process says, for faults.
+    log: PathBuf,
+    serial: Option<SerialPort>,
     network: Option<Arc<Network>>,
     reach: Reach,
     steps: Vec<RestoreStep>,
+}
+
+/// And who makes it.
+struct Making<'a> {
+    firecracker: &'a Firecracker,
+    parts: Parts,
+}
+
+/// Firecracker in its jail with the snapshot's files beside it, of which it has read nothing yet.
+#[derive(Debug)]
+pub struct DormantFirecracker {
+    parts: Parts,
+    fresh: Fresh,
+    pid: u32,
+}
+
+impl DormantFirecracker {
+    /// What it will restore.
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.parts.snapshot
+    }
+
+    /// What the guard calls it.
+    pub(super) fn name(&self) -> &str {
+        &self.parts.name
+    }
 }
 
 impl Firecracker {
@@ -58,6 +87,57 @@ impl Firecracker {
         slot: &Slot,
         identity: &Identity,
     ) -> Result<Restored<FirecrackerVm>, RestoreError> {
+        let mut making = self.begin(slot, identity).await?;
+        let (name, log) = making.parts.told_by();
+        let made = async {
+            let (fresh, pid) = making.start().await?;
+            making.finish(fresh, pid).await
+        };
+        self.unless_it_ends(&name, &log, made).await?;
+        Ok(making.restored())
+    }
+
+    pub(super) async fn start_slot(
+        &self,
+        slot: &Slot,
+        identity: &Identity,
+    ) -> Result<DormantFirecracker, RestoreError> {
+        let mut making = self.begin(slot, identity).await?;
+        let (name, log) = making.parts.told_by();
+        let (fresh, pid) = self.unless_it_ends(&name, &log, making.start()).await?;
+        // What was done ahead is no part of the restore that follows.
+        let parts = Parts { steps: Vec::new(), ..making.parts };
+        Ok(DormantFirecracker { parts, fresh, pid })
+    }
+
+    pub(super) async fn load_dormant(
+        &self,
+        dormant: DormantFirecracker,
+    ) -> Result<Restored<FirecrackerVm>, RestoreError> {
+        let DormantFirecracker { parts, fresh, pid } = dormant;
+        let (name, log) = parts.told_by();
+        let mut making = Making { firecracker: self, parts };
+        self.unless_it_ends(&name, &log, making.finish(fresh, pid)).await?;
+        Ok(making.restored())
+    }
+
+    /// Does a part of a restore, as long as Firecracker lives.
+    async fn unless_it_ends<T>(
+        &self,
+        name: &str,
+        log: &Path,
+        part: impl Future<Output = Result<T, RestoreError>>,
+    ) -> Result<T, RestoreError> {
+        tokio::select! {
+            // One that is gone already says more by its end than by what it closed.
+            biased;
+            how = self.guard.exited(name) => Err(RestoreError::Vmm(format!("{how}; {}", log_tail(log)))),
+            made = part => made,
+        }
+    }
+
+    /// The network, the lock and the directories.
+    async fn begin(&self, slot: &Slot, identity: &Identity) -> Result<Making<'_>, RestoreError> {
         let snapshot = self.snapshot(&slot.runtime).map_err(|e| RestoreError::Snapshot(e.to_string()))?;
         serves(&snapshot.manifest)?;
         let (network, network_took) = network_of(&snapshot, self.networks.as_deref()).await?;
@@ -74,33 +154,24 @@ impl Firecracker {
         let place = Place::make(&plan).map_err(host("make the VM's root directory"))?;
         let serial = plan.serial.as_deref().map(SerialPort::make).transpose();
         let serial = serial.map_err(host("make the VM's serial port"))?;
-        let mut making = Making {
-            firecracker: self,
-            snapshot: &snapshot,
-            name: &name,
-            place,
-            argv: plan.argv,
-            network,
-            reach: Reach::of(&snapshot.manifest, Transport::HybridVsock),
-            steps: network_took.into_iter().collect(),
-        };
-        making.step("open", begun);
         let log = match serial.is_some() {
-            true => making.place.file(OWN_LOG),
+            true => place.file(OWN_LOG),
             false => opened.directory.join(LOG),
         };
-        let ended = |how| RestoreError::Vmm(format!("{how}; {}", log_tail(&log)));
-        tokio::select! {
-            made = making.make() => made?,
-            how = self.guard.exited(&name) => return Err(ended(how)),
-        }
-        let Making { place, network, reach, steps, .. } = making;
-        let named = snapshot.manifest.inputs_sha256.clone();
-        Ok(Restored {
-            vm: FirecrackerVm { name, place, reach, serial, network, snapshot },
-            snapshot: named,
-            steps,
-        })
+        let parts = Parts {
+            reach: Reach::of(&snapshot.manifest, Transport::HybridVsock),
+            snapshot,
+            name,
+            place,
+            argv: plan.argv,
+            log,
+            serial,
+            network,
+            steps: network_took.into_iter().collect(),
+        };
+        let mut making = Making { firecracker: self, parts };
+        making.step("open", begun);
+        Ok(making)
     }
 
     fn plan(
@@ -131,30 +202,48 @@ impl Firecracker {
     }
 }
 
+impl Parts {
+    /// By which name and in which file its end is told.
+    fn told_by(&self) -> (String, PathBuf) {
+        (self.name.clone(), self.log.clone())
+    }
+}
+
 impl Making<'_> {
     fn step(&mut self, name: &'static str, begun: Instant) {
-        self.steps.push(RestoreStep { name, took: begun.elapsed() });
+        self.parts.steps.push(RestoreStep { name, took: begun.elapsed() });
     }
 
-    async fn make(&mut self) -> Result<(), RestoreError> {
-        for (file, name) in
-            [(self.snapshot.state(), STATE), (self.snapshot.memory(), MEMORY), (self.snapshot.root(), ROOT)]
+    fn restored(self) -> Restored<FirecrackerVm> {
+        let Parts { snapshot, name, place, serial, network, reach, steps, .. } = self.parts;
+        let named = snapshot.manifest.inputs_sha256.clone();
+        let vm = FirecrackerVm { name, place, reach, serial, network, snapshot };
+        Restored { vm, snapshot: named, steps }
+    }
+
+    /// The process and its files: all that needs no guest.
+    async fn start(&mut self) -> Result<(Fresh, u32), RestoreError> {
+        let snapshot = &self.parts.snapshot;
+        for (file, name) in [(snapshot.state(), STATE), (snapshot.memory(), MEMORY), (snapshot.root(), ROOT)]
         {
-            self.place.link(&file, name).map_err(host("link the snapshot's files"))?;
+            self.parts.place.link(&file, name).map_err(host("link the snapshot's files"))?;
         }
         let begun = Instant::now();
         // Firecracker needs a moment to come up, and does not look at the disk meanwhile.
         let ((cloned, clone_took), started) =
-            tokio::join!(async { (self.clone_scratch().await, begun.elapsed()) }, self.start());
+            tokio::join!(async { (self.clone_scratch().await, begun.elapsed()) }, self.spawn());
         cloned?;
-        let (fresh, pid) = started?;
-        self.steps.push(RestoreStep { name: "clone", took: clone_took });
+        let started = started?;
+        self.parts.steps.push(RestoreStep { name: "clone", took: clone_took });
         self.step("start", begun);
+        Ok(started)
+    }
 
+    /// What follows once the process is there: the guest.
+    async fn finish(&mut self, fresh: Fresh, pid: u32) -> Result<(), RestoreError> {
         let begun = Instant::now();
         let held = fresh.features().vsock_held;
-        let mut loaded = fresh.load(snapshot_load(self.network.as_deref())).await.map_err(vmm)?;
-        self.limit(&mut loaded).await.map_err(vmm)?;
+        let loaded = self.load(fresh).await?;
         self.step("load", begun);
 
         let begun = Instant::now();
@@ -162,41 +251,16 @@ impl Making<'_> {
         self.check_seccomp(pid)?;
         self.step("resume", begun);
 
-        if !held && self.reach.has_vsock() {
+        if !held && self.parts.reach.has_vsock() {
             let begun = Instant::now();
-            let limit = if self.reach.has_serial() { SETTLE_LIMIT / 3 } else { SETTLE_LIMIT };
-            match vsock::settle(&self.place, limit).await {
-                Err(error) if self.reach.without_vsock(&error) => {}
-                settled => {
-                    let what = |error| RestoreError::Vmm(format!("the agent does not answer: {error}"));
-                    settled.map_err(what)?;
-                }
-            }
+            self.settle().await?;
             self.step("settle", begun);
         }
         Ok(())
     }
 
-    /// Before the first instruction, and after the load: a snapshot remembers what was left of its own limits.
-    async fn limit(&self, loaded: &mut Loaded) -> Result<(), ApiError> {
-        let rates = &self.firecracker.config.rates;
-        if let Some(limiter) = limiter(rates.disk_bytes, rates.disk_operations) {
-            for drive_id in [DeviceId::ROOT, DeviceId::SCRATCH] {
-                let drive = PartialDrive { drive_id, path_on_host: None, rate_limiter: Some(limiter) };
-                loaded.patch_drive(drive).await?;
-            }
-        }
-        let card = limiter(rates.network_bytes, None).filter(|_| self.network.is_some());
-        if card.is_some() {
-            let (rx_rate_limiter, tx_rate_limiter) = (card, card);
-            let card = PartialNetworkInterface { iface_id: DeviceId::CARD, rx_rate_limiter, tx_rate_limiter };
-            loaded.patch_network_interface(card).await?;
-        }
-        Ok(())
-    }
-
     async fn clone_scratch(&self) -> Result<(), RestoreError> {
-        let (from, to) = (self.snapshot.scratch(), self.place.file(SCRATCH));
+        let (from, to) = (self.parts.snapshot.scratch(), self.parts.place.file(SCRATCH));
         let stop = StopOnDrop::default();
         let flag = stop.flag();
         let cloned = tokio::task::spawn_blocking(move || -> io::Result<()> {
@@ -204,63 +268,15 @@ impl Making<'_> {
             clone_file(&File::open(from)?, &target, &flag).map(drop)
         });
         let cloned = cloned.await.unwrap_or_else(|error| Err(error.into()));
-        cloned.and_then(|()| self.place.give(SCRATCH)).map_err(host("copy the scratch disk"))
+        cloned.and_then(|()| self.parts.place.give(SCRATCH)).map_err(host("copy the scratch disk"))
     }
 
-    async fn start(&self) -> Result<(Fresh, u32), RestoreError> {
-        let guard = &self.firecracker.guard;
-        let pid = guard.spawn(self.name, self.argv.clone(), LOG).await;
+    async fn spawn(&self) -> Result<(Fresh, u32), RestoreError> {
+        let (guard, parts) = (&self.firecracker.guard, &self.parts);
+        let pid = guard.spawn(&parts.name, parts.argv.clone(), LOG).await;
         let pid = pid.map_err(|error| RestoreError::Vmm(error.to_string()))?;
-        let fresh = Fresh::connect(&self.place.socket(API_SOCKET), LIMITS).await.map_err(vmm)?;
+        let fresh = Fresh::connect(&parts.place.socket(API_SOCKET), LIMITS).await.map_err(vmm)?;
         Ok((fresh, pid))
-    }
-
-    /// The guard's child is Firecracker itself, or the first of a short line of processes that ends with it.
-    fn check_seccomp(&self, pid: u32) -> Result<(), RestoreError> {
-        let looked = last_descendant(pid).and_then(unfiltered_threads);
-        let missing = looked.map_err(host("look at Firecracker's threads"))?;
-        if missing.is_empty() || self.firecracker.config.insecure_seccomp {
-            return Ok(());
-        }
-        Err(RestoreError::Vmm(format!(
-            "Firecracker runs without a system call filter (allow it with insecure.seccomp): {}",
-            missing.join(", ")
-        )))
-    }
-}
-
-/// Follows only children to the last process of a line. A process with two is no such line.
-fn last_descendant(pid: u32) -> io::Result<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    let mut children = children.split_ascii_whitespace();
-    match (children.next().map(str::parse), children.next()) {
-        (None, _) => Ok(pid),
-        (Some(Ok(child)), None) => last_descendant(child),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("process {pid} has several children"))),
-    }
-}
-
-fn limiter(bytes: Option<u64>, operations: Option<u64>) -> Option<RateLimiter> {
-    let limiter = RateLimiter {
-        bandwidth: bytes.map(TokenBucket::per_second),
-        ops: operations.map(TokenBucket::per_second),
-    };
-    (limiter != RateLimiter::default()).then_some(limiter)
-}
-
-/// Paths are relative to the VM's own root, in the snapshot's state as here.
-fn snapshot_load(network: Option<&Network>) -> SnapshotLoad {
-    // The snapshot remembers the TAP of the bake.
-    let card = |network: &Network| NetworkOverride {
-        iface_id: DeviceId::CARD,
-        host_dev_name: network.tap().to_owned(),
-    };
-    SnapshotLoad {
-        snapshot_path: STATE.to_owned(),
-        mem_backend: MemoryBackend::File(MEMORY.to_owned()),
-        resume_vm: false,
-        network_overrides: network.map(card).into_iter().collect(),
-        vsock_override: None,
     }
 }
 

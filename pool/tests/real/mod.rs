@@ -3,6 +3,7 @@
 #[path = "../bare/mod.rs"]
 mod bare;
 mod bench;
+mod dormant;
 mod limits;
 mod refusals;
 mod serial;

@@ -9,7 +9,7 @@ use clap::Args;
 use hearth_pool::net::runtime_of;
 use hearth_worker::{
     ledger::trouble,
-    local::{Local, Vmm},
+    local::Local,
     meters,
     run::{Order, Parts, Stopped, run as serve},
     settings::Settings,
@@ -119,7 +119,7 @@ async fn serve_here(
         // In use until the pool is open, which holds what its VMs are of.
         snapshots.insert(runtime.clone(), snapshot);
     }
-    let (pool, total) = warmth::pool(&settings, &snapshots, matches!(host.vmm, Vmm::Qemu { .. }))?;
+    let (pool, total) = warmth::pool(&settings, &snapshots)?;
     let services = Services::open(&settings)?;
     services.first_start(&settings).await;
     let local = match services.leases()? {

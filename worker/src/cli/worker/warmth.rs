@@ -21,11 +21,10 @@ use crate::cli::exit::{Exit, Failure};
 /// How often the schedule is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What the pool is told, and how many slots that is. `starts_ahead` is whether the hypervisor can have dormant VMMs.
+/// What the pool is told, and how many slots that is.
 pub fn pool(
     settings: &Settings,
     snapshots: &BTreeMap<String, Snapshot>,
-    starts_ahead: bool,
 ) -> Result<(PoolConfig, u32), Failure> {
     let slots = |(name, snapshot): (&String, &Snapshot)| RuntimeSlots {
         name: name.clone(),
@@ -40,12 +39,6 @@ pub fn pool(
     };
     let mut config = PoolConfig::new(slots);
     let costs = snapshots.iter().map(cost).collect();
-    if !starts_ahead && settings.pool.dormant.values().any(|count| *count > 0) {
-        let what = "pool.dormant: Firecracker's VMMs are not started ahead yet, only QEMU's";
-        return Err(
-            Failure::new(Exit::Config, what).remedy("take pool.dormant out, or use --hypervisor qemu")
-        );
-    }
     settings.pool.apply(&mut config, &costs).map_err(|error| Failure::new(Exit::Config, error))?;
     config.observer = Some(meters::observer());
     Ok((config, total))

@@ -186,6 +186,30 @@ async fn everything_goes_with_the_network_however_it_ends() {
     world.until("nothing is left", || world.links().is_empty()).await;
 }
 
+/// Seen in NQRust: names made of the VM's own, which the kernel did not take. The first half shows its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_link_has_a_name_that_the_kernel_does_not_take() {
+    let Some(world) = world().await else { return };
+    let made = |name: &str| {
+        world.host.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+            runtime.block_on(async {
+                let (connection, handle, _) = rtnetlink::new_connection()?;
+                tokio::spawn(connection);
+                let link = rtnetlink::LinkDummy::new(name).build();
+                handle.link().add(link).execute().await.map_err(io::Error::other)
+            })
+        })
+    };
+    let refused = made("hth-python-0-17f").unwrap_err().to_string();
+    assert!(refused.contains("out of range") || refused.contains("Invalid"), "16 bytes: {refused}");
+    // The longest that there can be: of the last link of all addresses.
+    made(&format!("hth{}", u32::MAX >> 2)).unwrap();
+    let config = NetworkConfig { links: "128.0.0.0/1".parse().unwrap(), ..world.config() };
+    let network = Networks::open(config, world.host.clone()).await.unwrap().take().await.unwrap();
+    assert!(network.tap().len() <= 15 && world.links().contains(&network.tap().to_owned()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_killed_leaves_no_network() {
     let Some(world) = world().await else { return };

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
 };
 
 use hearth_schemas::manifest::Manifest;
@@ -63,6 +64,8 @@ pub struct Snapshot {
     pub directory: PathBuf,
     /// What it says about itself.
     pub manifest: Manifest,
+    /// Whether a hypervisor has loaded its state, and that had what the manifest says.
+    pub(crate) seen: AtomicBool,
     _in_use: InUse,
 }
 
@@ -198,5 +201,5 @@ pub(super) fn open(directory: &Path) -> io::Result<Snapshot> {
     (&in_use).take(MANIFEST_MAX_BYTES).read_to_string(&mut text)?;
     let manifest = serde_json::from_str(&text)?;
     let in_use = InUse { manifest: Some(in_use), directory: directory.to_owned() };
-    Ok(Snapshot { directory: directory.to_owned(), manifest, _in_use: in_use })
+    Ok(Snapshot { directory: directory.to_owned(), manifest, seen: AtomicBool::new(false), _in_use: in_use })
 }

@@ -3,7 +3,9 @@
 #[path = "../bare/mod.rs"]
 mod bare;
 mod bench;
+mod by_hand;
 mod dormant;
+mod held;
 mod limits;
 mod refusals;
 mod serial;
@@ -18,7 +20,6 @@ use bytes::Bytes;
 use hearth_pool::{
     firecracker::{
         BakeRequest, Confinement, Firecracker, FirecrackerConfig, FirecrackerVm, Jailer,
-        api::{Fresh, Limits, MemoryBackend, SnapshotLoad},
         bake_snapshot, host_facts,
     },
     guard::{Guard, GuardCommand, serve},
@@ -29,7 +30,7 @@ use hearth_pool::{
     rates::Rates,
     runtime::{Runtime, Runtimes},
     session::{Channel, Command, Session},
-    snapshot::{Baked, HostFacts, Verification},
+    snapshot::{Baked, HostFacts},
 };
 use hearth_schemas::guest::messages::{self, ExecLimits, User, Wake};
 use tokio::{
@@ -245,52 +246,6 @@ impl Rig {
         let vmms = vmms();
         assert_eq!(vmms.len(), 1, "{vmms:?}");
         kill(vmms[0]);
-    }
-
-    /// What Firecracker says of a load in a directory that has a vsock socket already.
-    pub async fn load_beside_a_stale_socket(&self) -> String {
-        self.load_by_hand("bash", true).await
-    }
-
-    /// What Firecracker says of a load where the card's TAP is not.
-    pub async fn load_without_tap(&self) -> String {
-        self.load_by_hand(&with_card("bash"), false).await
-    }
-
-    async fn load_by_hand(&self, runtime: &str, stale_socket: bool) -> String {
-        let directory = tempfile::tempdir().unwrap();
-        let snapshot = self.config.store().current(runtime, &self.here, Verification::Size).unwrap();
-        for (from, to) in [
-            (snapshot.root(), "root.img"),
-            (snapshot.scratch(), "scratch.img"),
-            (snapshot.memory(), "memory"),
-            (snapshot.state(), "state"),
-        ] {
-            std::os::unix::fs::symlink(from, directory.path().join(to)).unwrap();
-        }
-        if stale_socket {
-            drop(std::os::unix::net::UnixListener::bind(directory.path().join("vsock.sock")).unwrap());
-        }
-        // In its jail it could not make a TAP either.
-        let mut child = tokio::process::Command::new("setpriv")
-            .arg("--bounding-set=-net_admin")
-            .arg(&self.config.firecracker)
-            .args(["--api-sock", "api.sock"])
-            .current_dir(directory.path())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let fresh = Fresh::connect(&directory.path().join("api.sock"), Limits::default()).await.unwrap();
-        let load = SnapshotLoad {
-            snapshot_path: "state".to_owned(),
-            mem_backend: MemoryBackend::File("memory".to_owned()),
-            resume_vm: false,
-            network_overrides: Vec::new(),
-            vsock_override: None,
-        };
-        let why = fresh.load(load).await.unwrap_err().to_string();
-        assert!(!child.wait().await.unwrap().success(), "a failed load ends the process");
-        why
     }
 }
 

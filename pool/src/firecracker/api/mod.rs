@@ -20,5 +20,5 @@ pub use body::{
 pub use client::Limits;
 pub use error::ApiError;
 pub use request::{Gated, Request};
-pub use states::{Booting, Fresh, Loaded, Running};
+pub use states::{Booting, Devices, Fresh, Loaded, Running, VsockDevice};
 pub use version::{Features, Unsupported, Version, VersionError};

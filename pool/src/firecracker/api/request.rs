@@ -15,6 +15,8 @@ use super::{
 pub enum Request {
     /// `GET /version`.
     GetVersion,
+    /// `GET /vm/config`.
+    GetVmConfig,
     /// `PUT /machine-config`.
     PutMachineConfig(MachineConfig),
     /// `PUT /boot-source`.
@@ -63,6 +65,7 @@ impl Request {
         let fixed = |method, path: &str| (method, path.to_owned());
         match self {
             Self::GetVersion => fixed("GET", "/version"),
+            Self::GetVmConfig => fixed("GET", "/vm/config"),
             Self::PutMachineConfig(_) => fixed("PUT", "/machine-config"),
             Self::PutBootSource(_) => fixed("PUT", "/boot-source"),
             Self::PutDrive(drive) => ("PUT", format!("/drives/{}", drive.drive_id)),
@@ -84,7 +87,7 @@ impl Request {
     /// The body, if it has one.
     pub fn body(&self) -> serde_json::Result<Option<Value>> {
         match self {
-            Self::GetVersion => return Ok(None),
+            Self::GetVersion | Self::GetVmConfig => return Ok(None),
             Self::PutMachineConfig(body) => serde_json::to_value(body),
             Self::PutBootSource(body) => serde_json::to_value(body),
             Self::PutDrive(body) => serde_json::to_value(body),

@@ -41,6 +41,20 @@ struct VersionAnswer {
     firecracker_version: String,
 }
 
+/// The devices of a VM that a snapshot can have and need not have, as Firecracker lists them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Devices {
+    /// The vsock device.
+    pub vsock: Option<VsockDevice>,
+}
+
+/// A vsock device as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct VsockDevice {
+    /// The host's socket, as it was written at the bake.
+    pub uds_path: String,
+}
+
 impl Fresh {
     /// Connects to a process that listens on `socket` before `limits.setup` is over, and asks for its version.
     /// Refuses releases that are not used.
@@ -156,6 +170,15 @@ impl Loaded {
     /// Gives a card other limits.
     pub async fn patch_network_interface(&mut self, card: PartialNetworkInterface) -> Result<(), ApiError> {
         self.0.call(Request::PatchNetworkInterface(card)).await
+    }
+
+    /// What the snapshot's state has brought along. Cancelled or failed, the process is of no use.
+    pub async fn devices(&mut self) -> Result<Devices, ApiError> {
+        let answer = self.0.client.call(&Request::GetVmConfig).await?;
+        serde_json::from_slice(&answer).map_err(|error| ApiError::Answer {
+            request: "GET /vm/config".to_owned(),
+            what: error.to_string(),
+        })
     }
 
     /// Lets it run: the one resume of its life.

@@ -1,12 +1,14 @@
 //! From a process without a guest to a guest that runs.
 
-use std::{io, time::Duration};
+use std::{io, sync::atomic::Ordering, time::Duration};
+
+use hearth_schemas::manifest::{Manifest, Transport};
 
 use super::{Making, host, vmm};
 use crate::{
     firecracker::{
         api::{
-            ApiError, DeviceId, Fresh, Loaded, MemoryBackend, NetworkOverride, PartialDrive,
+            ApiError, DeviceId, Devices, Fresh, Loaded, MemoryBackend, NetworkOverride, PartialDrive,
             PartialNetworkInterface, RateLimiter, SnapshotLoad, TokenBucket,
         },
         vsock,
@@ -25,6 +27,7 @@ impl Making<'_> {
     pub(super) async fn load(&self, fresh: Fresh) -> Result<Loaded, RestoreError> {
         let load = snapshot_load(self.parts.network.as_deref());
         let mut loaded = fresh.load(load).await.map_err(vmm)?;
+        self.check_devices(&mut loaded).await?;
         self.limit(&mut loaded).await.map_err(vmm)?;
         Ok(loaded)
     }
@@ -38,6 +41,18 @@ impl Making<'_> {
                 settled.map_err(|error| RestoreError::Vmm(format!("the agent does not answer: {error}")))
             }
         }
+    }
+
+    /// A manifest does not go into the digest of the state beside it. Once for each snapshot, since both stay as they are.
+    async fn check_devices(&self, loaded: &mut Loaded) -> Result<(), RestoreError> {
+        let snapshot = &self.parts.snapshot;
+        if snapshot.seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let devices = loaded.devices().await.map_err(vmm)?;
+        contradiction(&snapshot.manifest, &devices).map_err(RestoreError::Snapshot)?;
+        snapshot.seen.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Before the first instruction, and after the load: a snapshot remembers what was left of its own limits.
@@ -105,4 +120,19 @@ fn snapshot_load(network: Option<&Network>) -> SnapshotLoad {
         network_overrides: network.map(card).into_iter().collect(),
         vsock_override: None,
     }
+}
+
+/// A device that the manifest does not speak of would be in every clone: a vsock whose socket nobody expects, which
+/// Firecracker binds in each of them.
+fn contradiction(manifest: &Manifest, devices: &Devices) -> Result<(), String> {
+    let (runtime, transport) = (&manifest.runtime, manifest.transport.as_str());
+    let has = match (manifest.transport == Transport::Serial, &devices.vsock) {
+        (false, Some(_)) | (true, None) => return Ok(()),
+        (true, Some(vsock)) => format!("a vsock device (socket {:?})", vsock.uds_path),
+        (false, None) => "no vsock device".to_owned(),
+    };
+    Err(format!(
+        "the snapshot of runtime {runtime} is not what its manifest says: that has transport {transport}, and its state \
+         has {has}: run `hearth bake {runtime} --force`"
+    ))
 }

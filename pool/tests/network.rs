@@ -76,6 +76,81 @@ async fn blocked_ranges_are_reached_only_where_they_are_named() {
     assert!(guest.connect(world.host_address(), 80).is_err());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_is_reached_only_at_what_both_its_operator_and_the_job_name() {
+    let Some(world) = world().await else { return };
+    let (host, both) = (world.host_address(), [format!("{}:80", world.host_address())]);
+    let config = NetworkConfig {
+        host_services: vec![both[0].parse().unwrap()],
+        blocked: vec![format!("{OTHER}/32").parse().unwrap()],
+        ..world.config()
+    };
+    let networks = Networks::open(config, world.host.clone()).await.unwrap();
+    let network = networks.take().await.unwrap();
+    let guest = world.guest(&network);
+    network.allow(policy(&both.each_ref().map(String::as_str))).await.unwrap();
+    guest.connect(host, 80).unwrap();
+    assert!(guest.connect(host, 81).is_err());
+    assert!(guest.connect(PUBLIC, 80).is_err());
+    // Not by a range in which it lies, not by a name, not at a port that the operator has not named.
+    world.name("host.example.com", &[host], 60);
+    for entry in ["0.0.0.0/0:80", "93.184.0.0/30:80", "host.example.com:80", &format!("{host}:81")] {
+        network.allow(policy(&[entry])).await.unwrap();
+        let _ = guest.resolve("host.example.com");
+        for port in [80, 81] {
+            assert!(guest.connect(host, port).is_err(), "{entry} {port}");
+        }
+    }
+    // What the operator has blocked is reached by who names it.
+    network.allow(policy(&["0.0.0.0/0:80"])).await.unwrap();
+    guest.connect(PUBLIC, 80).unwrap();
+    assert!(guest.connect(OTHER, 80).is_err());
+    network.allow(policy(&[&format!("{OTHER}:80")])).await.unwrap();
+    guest.connect(OTHER, 80).unwrap();
+    // A worker beside it whose operator has named nothing.
+    let others = Networks::open(world.config(), world.host.clone()).await.unwrap();
+    let network = others.take().await.unwrap();
+    network.allow(policy(&both.each_ref().map(String::as_str))).await.unwrap();
+    assert!(world.guest(&network).connect(host, 80).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_and_udp_go_nowhere_but_to_the_resolver() {
+    let Some(world) = world().await else { return };
+    world.name("api.example.com", &[PUBLIC], 60);
+    let config = NetworkConfig {
+        host_services: vec![format!("{}:80", world.host_address()).parse().unwrap()],
+        ..world.config()
+    };
+    let networks = Networks::open(config, world.host.clone()).await.unwrap();
+    let network = networks.take().await.unwrap();
+    let guest = world.guest(&network);
+    let host = format!("{}:80", world.host_address());
+    network.allow(policy(&["0.0.0.0/0:80", "api.example.com:80", &host])).await.unwrap();
+    world.join_by_ipv6(&guest, &network);
+    guest.connect(PUBLIC, 80).unwrap();
+    guest.connect(world.host_address(), 80).unwrap();
+    guest.resolve("api.example.com").unwrap();
+    let public = format!("{PUBLIC}:80");
+    let (network_own, hosts) = (["192.0.0.1:80", "[fd00:1::1]:80", &public], ["[fd00:2::1]:80", &host]);
+    for to in network_own.iter().chain(&hosts) {
+        assert!(guest.echo_udp(to).is_err(), "{to}");
+    }
+    for to in ["fd00:1::1", "fd00:2::1"] {
+        assert!(guest.connect(to, 80).is_err(), "{to}");
+    }
+    // It is the rules that hold it, and behind them a second net for the host.
+    world.open_all(&network);
+    for to in network_own {
+        guest.echo_udp(to).unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+    guest.connect("fd00:1::1", 80).unwrap();
+    for to in hosts {
+        assert!(guest.echo_udp(to).is_err(), "{to}");
+    }
+    assert!(guest.connect("fd00:2::1", 80).is_err());
+}
+
 /// Two workers of one host whose settings differ: the second one's table must not be the end of the first one's networks.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_with_links_in_different_ranges_do_not_cut_each_other_off() {
@@ -196,7 +271,7 @@ async fn no_link_has_a_name_that_the_kernel_does_not_take() {
             runtime.block_on(async {
                 let (connection, handle, _) = rtnetlink::new_connection()?;
                 tokio::spawn(connection);
-                let link = rtnetlink::LinkDummy::new(name).build();
+                let link = rtnetlink::LinkVeth::new(name, "peer").build();
                 handle.link().add(link).execute().await.map_err(io::Error::other)
             })
         })

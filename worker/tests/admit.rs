@@ -277,6 +277,8 @@ fn a_network_is_what_the_operator_offers_and_the_job_names() {
         (json!({"allow": ["a.example:1", "a.example"]}), "network.allow[1]", "port"),
         (json!({"allow": ["127.0.0.1:80"]}), "network.allow[0]", "cannot be reached"),
         (json!({"allow": ["10.1.2.3:80"]}), "network.allow", "network.private"),
+        (json!({"allow": ["10.0.0.5:80"]}), "network.allow", "network.host"),
+        (json!({"allow": ["1.2.3.4:1", "[2001:db8::1]:80"]}), "network.allow[1]", "IPv6"),
     ] {
         let refusal = admitted(network).unwrap_err();
         assert_eq!(refusal.field.as_deref(), Some(field));

@@ -21,7 +21,7 @@ mod vm;
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
 };
 
@@ -75,6 +75,9 @@ pub struct NetworkConfig {
     pub connections_max: u32,
     /// Further ranges that no job reaches unless it names them.
     pub blocked: Vec<Ipv4Net>,
+    /// Addresses of the host itself, each with a TCP port, that a job reaches if it names them. The rest of the host nobody
+    /// reaches.
+    pub host_services: Vec<SocketAddrV4>,
     /// Networks that are made ahead of need.
     pub ahead: usize,
     /// `nft`.
@@ -95,6 +98,7 @@ impl NetworkConfig {
             bytes_max: 1 << 30,
             connections_max: 64,
             blocked: Vec::new(),
+            host_services: Vec::new(),
             ahead: 2,
             nft: "nft".into(),
         }

@@ -107,7 +107,7 @@ impl Network {
     /// From now on the VM reaches what the policy says, and nothing that it could reach before.
     pub async fn allow(self: &Arc<Self>, policy: Policy) -> Result<(), NetworkError> {
         self.stop_resolver();
-        let rules = rules::allow(&policy);
+        let rules = rules::allow(&policy, &self.config);
         self.apply(rules).await?;
         if policy.names.is_empty() {
             return Ok(());
@@ -194,7 +194,8 @@ fn local_addresses(table: &str) -> Vec<Ipv4Addr> {
 
 /// Makes the host ready for networks: its own rules, and forwarding. Blocks.
 pub(super) fn prepare_host(config: &NetworkConfig, outside: &Namespace) -> Result<(), NetworkError> {
-    nft::apply(&config.nft, outside, &rules::of_host(config.links)).map_err(host("set the host's rules"))?;
+    let rules = rules::of_host(config.links, &config.host_services);
+    nft::apply(&config.nft, outside, &rules).map_err(host("set the host's rules"))?;
     let forward = || forwarding(Path::new("/proc/sys/net/ipv4/ip_forward"));
     outside.run(forward).map_err(host("let the host forward (net.ipv4.ip_forward)"))
 }

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::blocked::{names_blocked, never_allowed};
 
@@ -27,6 +27,11 @@ impl Target {
     pub fn names_blocked(&self) -> bool {
         names_blocked(self.range)
     }
+
+    /// Whether it is this one address and port.
+    pub fn is(&self, service: SocketAddrV4) -> bool {
+        self.range == Ipv4Net::from(*service.ip()) && self.port == service.port()
+    }
 }
 
 /// What may be reached by TCP. Everything else may not.
@@ -46,6 +51,11 @@ pub enum PolicyError {
         "{0:?} does not end with a port; allowed is `name:port`, `address:port` or `address/prefix:port`"
     )]
     Port(String),
+    /// VMs have IPv4 only.
+    #[error(
+        "{0:?} is an IPv6 address, and VMs have IPv4 only; allowed is an IPv4 address, or a name that has one"
+    )]
+    Ipv6(String),
     /// Neither name nor address.
     #[error("{0:?} is neither a name nor an IPv4 address")]
     Host(String),
@@ -60,6 +70,9 @@ impl Policy {
     /// # Errors
     /// It is none of these, or means nothing outside of a machine.
     pub fn add(&mut self, entry: &str) -> Result<(), PolicyError> {
+        if is_ipv6(entry) {
+            return Err(PolicyError::Ipv6(shown(entry)));
+        }
         let port = || PolicyError::Port(shown(entry));
         let (host, digits) = entry.rsplit_once(':').ok_or_else(port)?;
         let number = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
@@ -91,6 +104,15 @@ impl Policy {
     pub fn blocked_targets(&self) -> impl Iterator<Item = &Target> {
         self.targets.iter().filter(|target| target.names_blocked())
     }
+}
+
+/// Whether an entry is an IPv6 address or range, with a port or without, in brackets or not.
+fn is_ipv6(entry: &str) -> bool {
+    let without_port = entry.rsplit_once(':').map_or(entry, |(host, _)| host);
+    [entry, without_port].into_iter().any(|text| {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        bare.parse::<Ipv6Addr>().is_ok() || bare.parse::<Ipv6Net>().is_ok()
+    })
 }
 
 /// A host name as it is compared, if it is one. Its last label is no number: else it were an address.
@@ -145,8 +167,6 @@ mod tests {
             ":443",
             "*.example.com:443",
             "exa mple.com:443",
-            "[::1]:443",
-            "::1:443",
             "1.2.3:80",
             "1.2.3.4/33:80",
             "-a.com:80",
@@ -155,6 +175,11 @@ mod tests {
             "a\n:80",
         ] {
             assert!(matches!(parsed(&[entry]), Err(PolicyError::Host(_))), "{entry}");
+        }
+        for entry in
+            ["[::1]:443", "::1:443", "2001:db8::1", "[2001:db8::/32]:443", "2001:db8::/32:443", "[::1]"]
+        {
+            assert_eq!(parsed(&[entry]), Err(PolicyError::Ipv6(entry.to_owned())), "{entry}");
         }
         for entry in ["127.0.0.1:80", "224.0.0.1:80", "192.0.0.1:53", "0.0.0.0:80"] {
             assert!(matches!(parsed(&[entry]), Err(PolicyError::Never(_))), "{entry}");

@@ -1,6 +1,10 @@
 //! The rules of a network, as nft reads them. Pure. Only numbers and our own words go in: nothing that a job wrote.
 
-use std::{collections::BTreeSet, fmt::Write as _, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fmt::{Display, Write as _},
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use ipnet::Ipv4Net;
 
@@ -15,13 +19,14 @@ const RESOLVED_MAX: u32 = 4096;
 /// the host's; `own` are addresses of the host.
 pub(super) fn base(config: &NetworkConfig, tap: &str, uplink: &str, own: &[Ipv4Addr]) -> String {
     let blocked = blocked::ranges().chain([config.links]).chain(config.blocked.iter().copied());
-    let blocked = Ipv4Net::aggregate(&blocked.chain(own.iter().map(|ip| Ipv4Net::from(*ip))).collect());
-    let blocked = blocked.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let blocked = elements(Ipv4Net::aggregate(&blocked.collect()));
+    let own = elements(own);
     let (bytes, connections) = (config.bytes_max, config.connections_max);
     format!(
         "table {TABLE} {{
   quota budget {{ over {bytes} bytes }}
-  set blocked {{ type ipv4_addr; flags interval; elements = {{ {blocked} }} }}
+  set own {{ type ipv4_addr; {own} }}
+  set blocked {{ type ipv4_addr; flags interval; {blocked} }}
   set resolved {{ type ipv4_addr . inet_service; flags timeout; size {RESOLVED_MAX}; }}
   chain allowed {{ }}
   chain input {{
@@ -53,14 +58,31 @@ pub(super) fn base(config: &NetworkConfig, tap: &str, uplink: &str, own: &[Ipv4A
     )
 }
 
-/// What a job may reach, in place of what was allowed before. What lies in a blocked range is reached only where it is named.
-pub(super) fn allow(policy: &Policy) -> String {
+/// The elements of a set; one without any says nothing of them.
+fn elements(all: impl IntoIterator<Item = impl Display>) -> String {
+    let all = all.into_iter().map(|one| one.to_string()).collect::<Vec<_>>().join(", ");
+    if all.is_empty() { all } else { format!("elements = {{ {all} }}") }
+}
+
+/// What a job may reach, in place of what was allowed before. What lies in a blocked range is reached only where it is named,
+/// and the host only where one address and port of it are, which the operator has to name, too.
+pub(super) fn allow(policy: &Policy, config: &NetworkConfig) -> String {
     let mut rules = format!("flush chain {TABLE} allowed\nflush set {TABLE} resolved\n");
     let mut add = |rule: String| {
         let _ = writeln!(rules, "add rule {TABLE} allowed {rule}");
     };
-    let (named, open): (Vec<Target>, Vec<Target>) =
-        policy.targets.iter().copied().partition(Target::names_blocked);
+    let (services, others): (Vec<Target>, Vec<Target>) = policy
+        .targets
+        .iter()
+        .partition(|target| config.host_services.iter().any(|service| target.is(*service)));
+    let names_blocked = |target: &Target| {
+        target.names_blocked() || config.blocked.iter().any(|blocked| blocked.contains(&target.range))
+    };
+    let (named, open): (Vec<Target>, Vec<Target>) = others.into_iter().partition(names_blocked);
+    for target in services {
+        add(format!("ip daddr {} tcp dport {} accept", target.range.addr(), target.port));
+    }
+    add("ip daddr @own return".to_owned());
     for target in named {
         add(format!("ip daddr {} tcp dport {} accept", target.range, target.port));
     }
@@ -86,9 +108,10 @@ pub(super) fn resolved(addresses: &[(Ipv4Addr, u32)], ports: &BTreeSet<u16>) -> 
     rules
 }
 
-/// The host's own table: a second net below that of each namespace, and the way out. Its rules are made anew, its set of
-/// ranges grows: each worker of the host may have links of its own.
-pub(super) fn of_host(links: Ipv4Net) -> String {
+/// The host's own table: a second net below that of each namespace, and the way out. Its rules are made anew, its sets
+/// grow: each worker of the host may have links of its own, and name services of the host.
+pub(super) fn of_host(links: Ipv4Net, services: &[SocketAddrV4]) -> String {
+    let services = elements(services.iter().map(|service| format!("{} . {}", service.ip(), service.port())));
     let ours = format!("\"{LINK_PREFIX}*\"");
     format!(
         "table ip hearth {{ }}
@@ -97,8 +120,12 @@ table ip hearth {{
   set links {{
     type ipv4_addr; flags interval; auto-merge; elements = {{ {links} }}
   }}
+  set services {{
+    type ipv4_addr . inet_service; {services}
+  }}
   chain input {{
     type filter hook input priority filter - 5; policy accept;
+    iifname {ours} ip saddr @links ip daddr . tcp dport @services accept
     iifname {ours} drop
   }}
   chain forward {{
@@ -110,6 +137,19 @@ table ip hearth {{
   chain outward {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr @links oifname != {ours} masquerade
+  }}
+}}
+table ip6 hearth {{ }}
+flush table ip6 hearth
+table ip6 hearth {{
+  chain input {{
+    type filter hook input priority filter - 5; policy accept;
+    iifname {ours} drop
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 5; policy accept;
+    iifname {ours} drop
+    oifname {ours} drop
   }}
 }}
 "
@@ -126,15 +166,27 @@ mod tests {
         for entry in ["0.0.0.0/0:443", "10.1.0.0/16:5432", "a.example:80"] {
             policy.add(entry).unwrap();
         }
-        let rules: Vec<String> = allow(&policy).lines().map(str::to_owned).collect();
+        policy.add("203.0.114.7:25").unwrap();
+        policy.add("5.6.7.8:5432").unwrap();
+        policy.add("5.6.7.8:80").unwrap();
+        let config = NetworkConfig {
+            blocked: vec!["203.0.114.0/24".parse().unwrap()],
+            host_services: vec!["5.6.7.8:5432".parse().unwrap(), "5.6.7.8:22".parse().unwrap()],
+            ..NetworkConfig::new(Vec::new())
+        };
+        let rules: Vec<String> = allow(&policy, &config).lines().map(str::to_owned).collect();
         assert_eq!(
             rules,
             [
                 "flush chain inet hearth allowed",
                 "flush set inet hearth resolved",
+                "add rule inet hearth allowed ip daddr 5.6.7.8 tcp dport 5432 accept",
+                "add rule inet hearth allowed ip daddr @own return",
                 "add rule inet hearth allowed ip daddr 10.1.0.0/16 tcp dport 5432 accept",
+                "add rule inet hearth allowed ip daddr 203.0.114.7/32 tcp dport 25 accept",
                 "add rule inet hearth allowed ip daddr @blocked return",
                 "add rule inet hearth allowed ip daddr 0.0.0.0/0 tcp dport 443 accept",
+                "add rule inet hearth allowed ip daddr 5.6.7.8/32 tcp dport 80 accept",
                 "add rule inet hearth allowed ip daddr . tcp dport @resolved accept",
             ]
         );
@@ -145,9 +197,13 @@ mod tests {
     fn the_host_and_the_links_are_blocked_and_everything_is_dropped_first() {
         let config = NetworkConfig::new(Vec::new());
         let rules = base(&config, "hth7", "uplink", &[Ipv4Addr::new(5, 6, 7, 8)]);
-        for part in
-            ["5.6.7.8/32", "198.18.0.0/15", "169.254.0.0/16", "over 1073741824 bytes", "ct count over 64"]
-        {
+        for part in [
+            "own { type ipv4_addr; elements = { 5.6.7.8 } }",
+            "198.18.0.0/15",
+            "169.254.0.0/16",
+            "over 1073741824 bytes",
+            "ct count over 64",
+        ] {
             assert!(rules.contains(part), "{part}\n{rules}");
         }
         assert_eq!(rules.matches("policy drop").count(), 3, "{rules}");

@@ -19,8 +19,8 @@ use std::{
 use bytes::Bytes;
 use hearth_pool::{
     firecracker::{
-        BakeRequest, Confinement, Firecracker, FirecrackerConfig, FirecrackerVm, Jailer,
-        bake_snapshot, host_facts,
+        BakeRequest, Confinement, Firecracker, FirecrackerConfig, FirecrackerVm, Jailer, bake_snapshot,
+        host_facts,
     },
     guard::{Guard, GuardCommand, serve},
     hypervisor::{Hypervisor, Restored, Slot},

@@ -11,7 +11,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -79,8 +79,14 @@ impl World {
             ip(&outside, &format!("address add {address}/32 dev lo"));
         }
         for port in ports {
-            serve(&outside, *port);
-            serve(&host, *port);
+            for namespace in [&outside, &host] {
+                serve(namespace, (Ipv4Addr::UNSPECIFIED, *port).into());
+            }
+            // One socket for each address: an answer has to come from where the question went.
+            for address in addresses {
+                serve_udp(&outside, SocketAddr::new(address.parse().unwrap(), *port));
+            }
+            serve_udp(&host, SocketAddr::new(HOST.parse().unwrap(), *port));
         }
         let world = Self { host, outside, names: Arc::default(), asked: Arc::default() };
         world.serve_names();
@@ -151,6 +157,44 @@ impl World {
             .collect()
     }
 
+    /// Gives everybody on the way from guest to host IPv6, as nobody who is well-behaved would: `fd00:1::1` is the network,
+    /// `fd00:2::1` the host, and both answer.
+    pub fn join_by_ipv6(&self, guest: &Guest, network: &Network) {
+        let (inside, tap) = (network.namespace(), network.tap());
+        ip(&guest.namespace, "-6 address add fd00:1::2/64 dev eth0 nodad");
+        ip(inside, &format!("-6 address add fd00:1::1/64 dev {tap} nodad"));
+        ip(&guest.namespace, "-6 route add default via fd00:1::1");
+        ip(inside, "-6 address add fd00:2::2/64 dev uplink nodad");
+        ip(&self.host, &format!("-6 address add fd00:2::1/64 dev {tap} nodad"));
+        ip(&self.host, "-6 route add fd00:1::/64 via fd00:2::2");
+        // Nobody has to discover anybody: a discovery that the rules drop goes on failing for a while after them.
+        for (namespace, device, own, address, neighbour) in [
+            (&guest.namespace, "eth0", 2, "fd00:1::1", 1),
+            (inside, tap, 1, "fd00:1::2", 2),
+            (inside, "uplink", 3, "fd00:2::1", 4),
+            (&self.host, tap, 4, "fd00:2::2", 3),
+        ] {
+            ip(namespace, &format!("link set {device} address 06:00:00:00:00:0{own}"));
+            let known = format!("lladdr 06:00:00:00:00:0{neighbour} dev {device} nud permanent");
+            ip(namespace, &format!("-6 neigh replace {address} {known}"));
+        }
+        inside.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")).unwrap();
+        for (namespace, at) in [(inside, "[fd00:1::1]:80"), (&self.host, "[fd00:2::1]:80")] {
+            serve(namespace, at.parse().unwrap());
+            serve_udp(namespace, at.parse().unwrap());
+        }
+        serve_udp(inside, "192.0.0.1:80".parse().unwrap());
+    }
+
+    /// Lets everything through that a network drops.
+    pub fn open_all(&self, network: &Network) {
+        for chain in ["input", "output", "forward"] {
+            let rule = ["insert", "rule", "inet", "hearth", chain, "accept"];
+            let output = network.namespace().run(|| Command::new("nft").args(rule).output()).unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+
     /// The links of networks that the host has.
     pub fn links(&self) -> Vec<String> {
         let said = self.host.run(|| Command::new("ip").args(["-o", "link"]).output()).unwrap();
@@ -209,8 +253,19 @@ fn ip(namespace: &Namespace, arguments: &str) {
 }
 
 /// Sends back what it gets.
-fn serve(namespace: &Namespace, port: u16) {
-    let listener = namespace.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap();
+pub fn serve_udp(namespace: &Namespace, at: SocketAddr) {
+    let socket = namespace.run(|| UdpSocket::bind(at)).unwrap();
+    thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    });
+}
+
+/// The same over TCP.
+pub fn serve(namespace: &Namespace, at: SocketAddr) {
+    let listener = namespace.run(|| TcpListener::bind(at)).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -254,6 +309,18 @@ impl Guest {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(stream)
+    }
+
+    /// Sends a word by UDP and waits for it to come back.
+    pub fn echo_udp(&self, to: &str) -> io::Result<()> {
+        let to: SocketAddr = to.parse().unwrap();
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = self.namespace.run(|| UdpSocket::bind((any, 0)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(to)?;
+        socket.send(b"hi")?;
+        socket.recv(&mut [0; 2]).map(drop)
     }
 
     /// Sends so many bytes and returns how many came back.

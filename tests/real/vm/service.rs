@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use hearth_pool::net::Namespace;
 use hearth_tests::{
     real::{Collector, Machine, Worker},
     wait::until,
@@ -30,10 +31,10 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
 /// A vhost, deleted at the end.
-struct Vhost(String);
+pub struct Vhost(String);
 
 impl Vhost {
-    fn new(test: &str) -> Option<Self> {
+    pub fn new(test: &str) -> Option<Self> {
         let vhost = Self(format!("hearth-service-{}-{test}", std::process::id()));
         let made = vhost.ctl(&["add_vhost", &vhost.0])
             && vhost.ctl(&["set_permissions", "-p", &vhost.0, "guest", ".*", ".*", ".*"]);
@@ -49,7 +50,7 @@ impl Vhost {
     }
 
     /// Every queue with how many messages it has, a line each.
-    fn queues(&self) -> String {
+    pub fn queues(&self) -> String {
         let mut list = Command::new("rabbitmqctl");
         list.args(["-q", "list_queues", "-p", &self.0, "name", "messages"]);
         String::from_utf8(list.output().unwrap().stdout).unwrap()
@@ -62,37 +63,40 @@ impl Vhost {
 
 impl Drop for Vhost {
     fn drop(&mut self) {
-        self.ctl(&["delete_vhost", &self.0]);
+        if !self.0.is_empty() {
+            self.ctl(&["delete_vhost", &self.0]);
+        }
     }
 }
 
 /// The command, killed at the end.
-struct Service<'a> {
+pub struct Service<'a> {
     machine: &'a Machine,
     child: Child,
     run_dir: TempDir,
     admin: SocketAddr,
-    vhost: Vhost,
+    pub vhost: Vhost,
+    namespace: Namespace,
 }
 
 impl<'a> Service<'a> {
     fn start(machine: &'a Machine, vhost: Vhost, more: &str) -> Self {
+        Self::start_in(&Namespace::own().unwrap(), machine, vhost, &format!("[slots]\npython = 1\n{more}"))
+    }
+
+    /// On a host that is a namespace.
+    pub fn start_in(namespace: &Namespace, machine: &'a Machine, vhost: Vhost, more: &str) -> Self {
         let run_dir = Worker::run_dir().unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let settings = format!(
-            "[broker]\nurl = \"{}\"\nshards = 1\n[slots]\npython = 1\n[worker]\nadmin = \"{admin}\"\n{more}",
-            vhost.url()
-        );
+        let settings =
+            format!("[broker]\nurl = \"{}\"\nshards = 1\n[worker]\nadmin = \"{admin}\"\n{more}", vhost.url());
         std::fs::write(run_dir.path().join("worker.toml"), settings).unwrap();
         let log = std::fs::File::create(run_dir.path().join("log")).unwrap();
-        let child = machine
-            .command(run_dir.path())
-            .args(["worker", "--config", run_dir.path().join("worker.toml").to_str().unwrap()])
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self { machine, child, run_dir, admin, vhost }
+        let mut command = machine.command(run_dir.path());
+        command.args(["worker", "--config", run_dir.path().join("worker.toml").to_str().unwrap()]);
+        command.stdin(Stdio::null()).stderr(log);
+        let child = namespace.run(move || command.spawn()).unwrap();
+        Self { machine, child, run_dir, admin, vhost, namespace: namespace.clone() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -100,14 +104,14 @@ impl<'a> Service<'a> {
     }
 
     fn page(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.admin).ok()?;
+        let mut stream = self.namespace.run(|| TcpStream::connect(self.admin)).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
     }
 
-    async fn ready(&mut self) {
+    pub async fn ready(&mut self) {
         until(LONG, "it is ready", async || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("{status}: {}", std::fs::read_to_string(self.path("log")).unwrap());
@@ -124,7 +128,7 @@ impl<'a> Service<'a> {
         whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
     }
 
-    async fn submit(&self, job: &Value) -> Value {
+    pub async fn submit(&self, job: &Value) -> Value {
         let path = self.path("job.json");
         std::fs::write(&path, job.to_string()).unwrap();
         let mut command = self.machine.command(self.run_dir.path());
@@ -132,6 +136,13 @@ impl<'a> Service<'a> {
         command.env("TRACEPARENT", format!("00-{TRACE}-{PARENT}-01"));
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    }
+
+    /// Drains, and gives the vhost back.
+    pub async fn drain(mut self) -> Vhost {
+        self.signal(self.child.id(), Signal::SIGTERM);
+        assert_eq!(self.exit().await, Some(0));
+        std::mem::replace(&mut self.vhost, Vhost(String::new()))
     }
 
     fn signal(&self, pid: u32, signal: Signal) {

@@ -1,6 +1,6 @@
 //! What a job may reach.
 
-use hearth_pool::net::{Policy, with_card};
+use hearth_pool::net::{Policy, Target, with_card};
 use hearth_schemas::{
     job::NetworkRequest,
     limits::DESTINATIONS_MAX,
@@ -21,10 +21,16 @@ pub(super) fn policy(request: &NetworkRequest, terms: &NetworkTerms) -> Result<O
         let field = || format!("network.allow[{index}]");
         policy.add(entry).map_err(|error| invalid(field(), error.to_string()))?;
     }
-    let permitted = |range| terms.private.iter().any(|private| private.contains(range));
-    if let Some(target) = policy.blocked_targets().find(|target| !permitted(&target.range)) {
+    let permitted = |target: &&Target| {
+        terms.private.iter().any(|private| private.contains(&target.range))
+            || terms.host.iter().any(|service| target.is(*service))
+    };
+    if let Some(target) = policy.blocked_targets().find(|target| !permitted(target)) {
         let range = target.range;
-        let message = format!("{range} is private; the operator allows that by `network.private`");
+        let message = format!(
+            "{range} is private; the operator allows that by `network.private`, an address and port of the host itself by \
+             `network.host`"
+        );
         return Err(invalid("network.allow", message));
     }
     Ok(Some(policy))

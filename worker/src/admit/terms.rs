@@ -1,6 +1,6 @@
 //! What intake knows when it admits a job.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddrV4};
 
 use hearth_schemas::manifest::{Entry, Manifest};
 use ipnet::Ipv4Net;
@@ -29,6 +29,8 @@ pub struct Terms {
 pub struct NetworkTerms {
     /// Private ranges that a job may name.
     pub private: Vec<Ipv4Net>,
+    /// Addresses of the worker's host, each with a TCP port, that jobs may name.
+    pub host: Vec<SocketAddrV4>,
 }
 
 impl Terms {

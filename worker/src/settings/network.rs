@@ -1,8 +1,8 @@
 //! The table `[network]`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
-use hearth_pool::net::NetworkConfig;
+use hearth_pool::net::{NetworkConfig, never_allowed};
 use ipnet::Ipv4Net;
 
 use super::read::{Mistakes, Section};
@@ -24,6 +24,7 @@ pub struct NetworkSettings {
     connections_max: Option<u32>,
     blocked: Vec<Ipv4Net>,
     private: Vec<Ipv4Net>,
+    host: Vec<SocketAddrV4>,
 }
 
 impl NetworkSettings {
@@ -35,13 +36,14 @@ impl NetworkSettings {
             bytes_max: self.bytes_max_mib.map_or(host.bytes_max, |mib| mib << 20),
             connections_max: self.connections_max.unwrap_or(host.connections_max),
             blocked: self.blocked.clone(),
+            host_services: self.host.clone(),
             ..host
         }
     }
 
     /// What jobs may name.
     pub fn terms(&self) -> NetworkTerms {
-        NetworkTerms { private: self.private.clone() }
+        NetworkTerms { private: self.private.clone(), host: self.host.clone() }
     }
 }
 
@@ -74,9 +76,16 @@ pub(super) fn network(mut section: Section<'_>, mistakes: &mut Mistakes) -> Netw
     let connections = section.field("connections_max", mistakes, |value| whole(value, 65_535));
     let (blocked, private) =
         (ranges(&mut section, "blocked", mistakes), ranges(&mut section, "private", mistakes));
+    let host = section.field("host", mistakes, |value| {
+        let all = value.as_array().map(|all| all.iter().map(|one| service(one.as_str()?)).collect());
+        all.flatten().ok_or_else(|| {
+            format!("{value} given; allowed is a list of addresses of this host with a port, such as \"10.0.0.5:5432\"")
+        })
+    });
     section.end(mistakes);
+    let host = host.unwrap_or_default();
     let connections_max = connections.and_then(|number| u32::try_from(number).ok());
-    NetworkSettings { links, resolvers, bytes_max_mib: mib, connections_max, blocked, private }
+    NetworkSettings { links, resolvers, bytes_max_mib: mib, connections_max, blocked, private, host }
 }
 
 fn whole(value: &toml::Value, most: u64) -> Result<u64, String> {
@@ -84,6 +93,12 @@ fn whole(value: &toml::Value, most: u64) -> Result<u64, String> {
     number
         .filter(|number| (1..=most).contains(number))
         .ok_or_else(|| format!("{value} given; allowed is a whole number from 1 to {most}"))
+}
+
+/// An address that a VM can reach, and a port.
+fn service(text: &str) -> Option<SocketAddrV4> {
+    let service: SocketAddrV4 = text.parse().ok()?;
+    (service.port() > 0 && !never_allowed(Ipv4Net::from(*service.ip()))).then_some(service)
 }
 
 /// With or without a port.
@@ -105,7 +120,7 @@ mod tests {
     fn what_is_said_takes_the_place_of_the_hosts() {
         let (settings, mistakes) = read(
             "[network]\nlinks = \"10.200.0.0/16\"\nresolvers = [\"10.0.0.2\", \"[::1]:5353\"]\nbytes_max_mib = 5\n\
-             connections_max = 7\nprivate = [\"10.1.0.0/16\"]\nblocked = [\"5.6.7.0/24\"]\n",
+             connections_max = 7\nprivate = [\"10.1.0.0/16\"]\nhost = [\"10.0.0.5:5432\"]\nblocked = [\"5.6.7.0/24\"]\n",
         );
         assert_eq!(mistakes, Vec::<String>::new());
         let config = settings.config(NetworkConfig::new(Vec::new()));
@@ -115,7 +130,8 @@ mod tests {
             ["10.0.0.2:53", "[::1]:5353"]
         );
         assert_eq!((config.bytes_max, config.connections_max, config.blocked.len()), (5 << 20, 7, 1));
-        assert_eq!(settings.terms().private.len(), 1);
+        assert_eq!((settings.terms().private.len(), settings.terms().host.len()), (1, 1));
+        assert_eq!(config.host_services, settings.terms().host);
         let host = NetworkConfig::new(vec![([127, 0, 0, 53], 53).into()]);
         assert_eq!(NetworkSettings::default().config(host.clone()), host);
     }
@@ -124,10 +140,14 @@ mod tests {
     fn what_is_wrong_is_said_by_its_field() {
         let (_, mistakes) = read(
             "[network]\nlinks = \"10.0.0.0/31\"\nresolvers = [\"dns.example\"]\nbytes_max_mib = 0\n\
-             connections_max = 70000\nprivate = [\"x\"]\nwhat = 1\n",
+             connections_max = 70000\nprivate = [\"x\"]\nhost = [\"127.0.0.1:80\"]\nwhat = 1\n",
         );
+        for wrong in ["10.0.0.5", "10.0.0.5:0", "[::1]:80", "10.0.0.0/8:80"] {
+            let (_, mistakes) = read(&format!("[network]\nhost = [\"{wrong}\"]\n"));
+            assert!(mistakes[0].starts_with("network.host: "), "{wrong}: {mistakes:?}");
+        }
         let fields: Vec<&str> = mistakes.iter().map(|mistake| mistake.split(':').next().unwrap()).collect();
-        for field in ["links", "resolvers", "bytes_max_mib", "connections_max", "private", "what"] {
+        for field in ["links", "resolvers", "bytes_max_mib", "connections_max", "private", "host", "what"] {
             assert!(fields.contains(&format!("network.{field}").as_str()), "{field}: {mistakes:?}");
         }
     }

@@ -165,5 +165,5 @@ fn terms(runtimes: &Runtimes) -> Terms {
 
 /// Whoever runs a job by hand is the operator, and has named what it may reach.
 pub(super) fn everywhere() -> NetworkTerms {
-    NetworkTerms { private: vec![Ipv4Net::default()] }
+    NetworkTerms { private: vec![Ipv4Net::default()], host: Vec::new() }
 }

@@ -146,3 +146,27 @@ fn doctor_says_as_json_whether_jobs_can_run() {
     assert!(!stdout(&table).contains("secret") && !stdout(&output).contains("secret"));
     assert!(stdout(&table).contains(nobody));
 }
+
+#[test]
+fn doctor_judges_a_workers_settings() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("worker.toml");
+    let finding = |settings: &str| {
+        std::fs::write(&file, settings).unwrap();
+        let output = hearth(&["doctor", "--json", "--config", file.to_str().unwrap()]);
+        let report: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+        let findings = report["findings"].as_array().unwrap().clone();
+        findings.into_iter().find(|finding| finding["name"] == "worker").unwrap()
+    };
+    let said = finding(
+        "[broker]\nurl = \"amqp://h\"\n[slots]\npython = 4\n[pool]\nmode = \"auto\"\ntarget_wait_ms = 50\n\
+         memory_budget_mib = 8192\ndormant = { python = 2 }\n",
+    );
+    let detail = said["detail"].as_str().unwrap();
+    assert!(detail.contains("slots of python"), "{said}");
+    assert!(said["level"] == "fail" || detail.ends_with("dormant python: 2"), "{said}");
+    let wrong = finding("[slots]\npython = 0\n");
+    assert_eq!(wrong["level"], "fail");
+    let detail = wrong["detail"].as_str().unwrap();
+    assert!(detail.contains("slots.python") && detail.contains("broker.url"), "{wrong}");
+}

@@ -1,6 +1,9 @@
 //! `hearth doctor`: what this host can do, and what to do about the rest.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    path::PathBuf,
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -26,6 +29,7 @@ use crate::{
 #[command(after_help = "Examples:\n  \
     hearth doctor\n  \
     hearth doctor --probe               boot a guest to see whether KVM really works\n  \
+    hearth doctor --config worker.toml  also whether a worker can start with these settings\n  \
     hearth doctor --json | jq '.findings[] | select(.level != \"ok\")'")]
 pub struct Arguments {
     /// As a JSON object
@@ -34,6 +38,9 @@ pub struct Arguments {
     /// Boot a guest with KVM and remember whether that works (up to a minute)
     #[arg(long)]
     probe: bool,
+    /// Judge a worker's settings, too: whether they are right and what it would keep
+    #[arg(long, value_name = "FILE", env = "HEARTH_WORKER_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
     #[command(flatten)]
     services: Services,
 }
@@ -57,7 +64,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
         Ok(hypervisor::for_jobs(config, &runtimes).await)
     })?;
     let choice = choice.map_err(|failure| failure.message);
-    let facts = gather::gather(config, &arguments.services, &runtimes, choice);
+    let facts = gather::gather(config, &arguments.services, arguments.config.as_deref(), &runtimes, choice);
     let found = findings(&facts);
     let jobs_can_run = jobs_can_run(&found);
     if arguments.json {

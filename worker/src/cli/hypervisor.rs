@@ -125,9 +125,11 @@ async fn by_firecracker(config: &Config) -> Result<Choice, Lack> {
     let facts = firecracker::host_facts(&firecracker, jailer).await?;
     let insecure_seccomp = config.insecure.contains(&Insecure::NoSeccomp);
     let why = match &confinement {
-        Confinement::Jailer(_) => "in jails".to_owned(),
-        Confinement::InsecureDirect => "insecure: without its jailer".to_owned(),
+        Confinement::Jailer(_) => "in jails",
+        Confinement::InsecureDirect => "insecure: without its jailer",
     };
+    let filters = if insecure_seccomp { ", insecure: without its filter of system calls" } else { "" };
+    let why = format!("{why}{filters}");
     Ok(Choice { vmm: Vmm::Firecracker { firecracker, confinement, insecure_seccomp }, facts, why })
 }
 

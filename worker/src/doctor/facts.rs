@@ -1,6 +1,6 @@
 //! What was found on this host. Plain values: [`super::findings`] says what they mean.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use ipnet::Ipv4Net;
 
@@ -9,6 +9,8 @@ use ipnet::Ipv4Net;
 pub struct Facts {
     /// What makes the VMs of jobs, or why nothing does.
     pub hypervisor: Result<Hypervisor, String>,
+    /// A worker's settings where they were named, or what is wrong with them.
+    pub worker: Option<Result<Worker, String>>,
     /// The processor's help.
     pub kvm: Kvm,
     /// `qemu-system-x86_64`.
@@ -46,10 +48,25 @@ pub struct Facts {
 pub struct Hypervisor {
     /// Firecracker, not QEMU.
     pub firecracker: bool,
-    /// Why it is this one.
+    /// Why it is this one, and how its processes are held.
     pub why: String,
+    /// What agents are reached over, unless their snapshot says otherwise.
+    pub transport: &'static str,
     /// Part of its protection is switched off.
     pub insecure: bool,
+}
+
+/// What a worker keeps, by its settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Worker {
+    /// The settings' file.
+    pub file: PathBuf,
+    /// VMs at once, by runtime; empty is one of each that is baked.
+    pub slots: BTreeMap<String, u32>,
+    /// VMMs without a guest that are started ahead of need, by runtime.
+    pub dormant: BTreeMap<String, u32>,
+    /// What has slots and no snapshot that fits this host.
+    pub unbaked: Vec<String>,
 }
 
 /// What is known of `/dev/kvm`. That it exists proves nothing.

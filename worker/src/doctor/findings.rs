@@ -3,6 +3,7 @@
 mod host;
 mod network;
 mod services;
+mod worker;
 
 use serde::Serialize;
 
@@ -64,8 +65,9 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
         true => Finding { level: finding.level.min(Level::Warn), ..finding },
         false => finding,
     };
-    let mut findings = vec![
-        host::hypervisor(&facts.hypervisor),
+    let mut findings = vec![host::hypervisor(&facts.hypervisor)];
+    findings.extend(facts.worker.as_ref().map(worker::worker));
+    findings.extend([
         host::kvm(&facts.kvm),
         of_qemu(host::qemu(&facts.qemu)),
         of_qemu(host::vsock(&facts.vsock)),
@@ -77,7 +79,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
         host::memory(facts.memory_available_mib, &facts.snapshots),
         network::network(&facts.network, facts.root),
         host::bake(&facts.bake),
-    ];
+    ]);
     findings.extend(host::snapshots(&facts.snapshots));
     findings.push(services::broker(&facts.broker));
     findings.push(services::redis(&facts.redis));

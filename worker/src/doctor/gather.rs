@@ -9,21 +9,25 @@ use std::{
     time::Duration,
 };
 
-use hearth_pool::{firecracker::Confinement, runtime::Runtimes};
+use hearth_pool::{
+    firecracker::Confinement, qemu::transport_of_host, runtime::Runtimes, snapshot::Verification,
+};
+use hearth_schemas::manifest::Transport;
 use hearth_worker::{
     local::Vmm,
+    settings::Settings,
     tls::{self, Certificates},
 };
 
 use super::{
     address::{self, Address},
     amqp,
-    facts::{BakeTools, Cgroup, Directory, Facts, Hypervisor, Program, Service, Version, Vsock},
+    facts::{BakeTools, Cgroup, Directory, Facts, Hypervisor, Program, Service, Version, Vsock, Worker},
     network::network,
     redis, vms,
 };
 use crate::cli::{Choice, exit::Failure};
-use crate::config::{Config, Services, find_program};
+use crate::config::{Config, Services, find_program, setting};
 
 /// A service on the same network answers within milliseconds.
 const SERVICE_LIMIT: Duration = Duration::from_secs(2);
@@ -40,14 +44,16 @@ const TMPFS_MAGIC: i64 = 0x0102_1994; // linux/magic.h
 
 /// Looks at everything. Blocks, at worst a few seconds for each service that does not answer.
 ///
-/// `choice` is what makes VMs here and what snapshots are compared with, or why nothing does.
+/// `choice` is what makes VMs here and what snapshots are compared with, or why nothing does; `settings` a worker's file.
 pub fn gather(
     config: &Config,
     services: &Services,
+    settings: Option<&Path>,
     runtimes: &Runtimes,
     choice: Result<Choice, String>,
 ) -> Facts {
     Facts {
+        worker: settings.map(|file| worker(file, config, choice.as_ref().ok())),
         kvm: vms::kvm(&config.data_dir, choice.as_ref().ok()),
         qemu: program("qemu-system-x86_64"),
         vsock: Vsock {
@@ -81,13 +87,29 @@ pub fn gather(
 }
 
 fn hypervisor(choice: &Choice) -> Hypervisor {
-    let (firecracker, insecure) = match &choice.vmm {
-        Vmm::Qemu { .. } => (false, false),
+    let (firecracker, insecure, transport) = match &choice.vmm {
+        Vmm::Qemu { .. } => (false, false, transport_of_host()),
         Vmm::Firecracker { confinement, insecure_seccomp, .. } => {
-            (true, *insecure_seccomp || *confinement == Confinement::InsecureDirect)
+            let insecure = *insecure_seccomp || *confinement == Confinement::InsecureDirect;
+            (true, insecure, Transport::HybridVsock)
         }
     };
-    Hypervisor { firecracker, why: choice.why.clone(), insecure }
+    Hypervisor { firecracker, why: choice.why.clone(), transport: transport.as_str(), insecure }
+}
+
+/// As `hearth worker` would read them.
+fn worker(file: &Path, config: &Config, choice: Option<&Choice>) -> Result<Worker, String> {
+    let said = |what: String| format!("{}: {}", file.display(), what.replace('\n', "; "));
+    let text = fs::read_to_string(file).map_err(|error| said(error.to_string()))?;
+    let settings = Settings::parse(&text, &setting).map_err(|error| said(error.to_string()))?;
+    let fits = |runtime: &String| {
+        choice.is_none_or(|choice| {
+            let store = choice.vmm.store(&config.data_dir);
+            store.current(runtime, &choice.facts, Verification::Size).is_ok()
+        })
+    };
+    let unbaked = settings.slots.keys().filter(|runtime| !fits(runtime)).cloned().collect();
+    Ok(Worker { file: file.to_owned(), slots: settings.slots, dormant: settings.pool.dormant, unbaked })
 }
 
 fn program(name: &str) -> Program {

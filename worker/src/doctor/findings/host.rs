@@ -20,14 +20,14 @@ const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 pub fn hypervisor(hypervisor: &Result<Hypervisor, String>) -> Finding {
     match hypervisor {
         Err(why) => Finding::new("hypervisor", Level::Warn, why).remedy("see the lines below"),
-        Ok(Hypervisor { firecracker: true, insecure: true, why }) => {
-            Finding::new("hypervisor", Level::Warn, format!("firecracker, insecure: {why}"))
+        Ok(Hypervisor { firecracker: true, insecure: true, why, transport }) => {
+            Finding::new("hypervisor", Level::Warn, format!("firecracker, {why}; over {transport}"))
                 .remedy("leave --insecure (HEARTH_INSECURE) out")
         }
-        Ok(Hypervisor { firecracker: true, why, .. }) => {
-            Finding::new("hypervisor", Level::Ok, format!("firecracker, {why}"))
+        Ok(Hypervisor { firecracker, why, transport, .. }) => {
+            let name = if *firecracker { "firecracker" } else { "qemu" };
+            Finding::new("hypervisor", Level::Ok, format!("{name}, {why}; over {transport}"))
         }
-        Ok(Hypervisor { why, .. }) => Finding::new("hypervisor", Level::Ok, format!("qemu, {why}")),
     }
 }
 

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::doctor::facts::{
     BakeTools, Broker, Cgroup, Directory, Hypervisor, Kvm, Network, Redis, SerialPort, Service, Snapshot,
-    SnapshotState, Vsock,
+    SnapshotState, Vsock, Worker,
 };
 
 fn program(version: Version) -> Program {
@@ -21,7 +21,13 @@ fn snapshot(runtime: &str, state: SnapshotState) -> Snapshot {
 /// A host on which everything is as it should be.
 fn good() -> Facts {
     Facts {
-        hypervisor: Ok(Hypervisor { firecracker: false, why: "as told".into(), insecure: false }),
+        hypervisor: Ok(Hypervisor {
+            firecracker: false,
+            why: "as told".into(),
+            transport: "vhost_user_vsock",
+            insecure: false,
+        }),
+        worker: None,
         kvm: Kvm::Works,
         qemu: program(Version(10, 0, 2)),
         vsock: Vsock { kernel: false, daemon: program(Version(0, 3, 0)) },
@@ -146,7 +152,9 @@ fn what_jobs_can_do_without_is_a_warning() {
 
 #[test]
 fn firecracker_does_without_qemu_and_says_what_is_insecure() {
-    let by = |insecure| Ok(Hypervisor { firecracker: true, why: "in jails".into(), insecure });
+    let by = |insecure| {
+        Ok(Hypervisor { firecracker: true, why: "in jails".into(), transport: "hybrid_vsock", insecure })
+    };
     let facts = with(|f| {
         f.hypervisor = by(false);
         (f.qemu, f.vsock.daemon) = (Program::Missing, Program::Missing);
@@ -155,6 +163,40 @@ fn firecracker_does_without_qemu_and_says_what_is_insecure() {
     assert_eq!(faults(&facts), [qemu, vsock]);
     assert!(jobs_can_run(&findings(&facts)));
     assert_eq!(faults(&with(|f| f.hypervisor = by(true))), only("hypervisor", Level::Warn));
+}
+
+#[test]
+fn the_hypervisors_line_says_why_and_over_what() {
+    let said = &findings(&good())[0];
+    assert_eq!(
+        (said.name.as_str(), said.detail.as_str()),
+        ("hypervisor", "qemu, as told; over vhost_user_vsock")
+    );
+}
+
+#[test]
+fn a_workers_settings_are_judged_where_they_are_named() {
+    let settings = Worker {
+        file: "/etc/hearth/worker.toml".into(),
+        slots: [("python".to_owned(), 4), ("bash+net".to_owned(), 2)].into(),
+        dormant: [("python".to_owned(), 3)].into(),
+        unbaked: vec![],
+    };
+    let facts = |worker| with(|f| f.worker = Some(worker));
+    let of = |facts: &Facts| findings(facts).into_iter().find(|finding| finding.name == "worker").unwrap();
+    let fine = facts(Ok(settings.clone()));
+    assert_eq!(faults(&fine), []);
+    assert_eq!(
+        of(&fine).detail,
+        "/etc/hearth/worker.toml: slots of bash+net: 2, python: 4; dormant python: 3"
+    );
+    let bare = facts(Ok(Worker { file: "w".into(), ..Worker::default() }));
+    assert_eq!(of(&bare).detail, "w: one slot of each runtime that is baked; none dormant");
+    let unbaked = facts(Ok(Worker { unbaked: vec!["bash+net".into()], ..settings }));
+    assert_eq!(faults(&unbaked), only("worker", Level::Fail));
+    assert_eq!(of(&unbaked).remedy.as_deref(), Some("run: hearth bake bash+net"));
+    let wrong = facts(Err("w: slots.python: 0 given".into()));
+    assert_eq!(faults(&wrong), only("worker", Level::Fail));
 }
 
 #[test]

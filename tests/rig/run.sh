@@ -49,7 +49,7 @@ timeout --kill-after=10 "$limit" qemu-system-x86_64 \
   -M q35 -accel tcg,thread=multi -cpu max,+svm -smp 2 -m "${RIG_MEMORY_MIB:-3072}" \
   -nodefaults -no-user-config -display none -no-reboot \
   -kernel "$cache/kernel" -initrd "$cache/initramfs" \
-  -append 'console=ttyS0 quiet loglevel=4 panic=-1 cgroup_no_v1=all random.trust_cpu=on' \
+  -append 'console=ttyS0 quiet loglevel=4 panic=-1 cgroup_no_v1=all random.trust_cpu=on no_timer_check' \
   -serial "file:$work/kernel.log" -serial stdio \
   -drive "file=$cache/root.ext4,format=raw,if=none,id=root,snapshot=on,cache=unsafe" -device virtio-blk-pci,drive=root \
   -drive "file=$work/in.tar,format=raw,if=none,id=in,readonly=on" -device virtio-blk-pci,drive=in \

@@ -1,19 +1,22 @@
 //! What a restore costs here, against Firecracker alone: by hand, with the same jailer and files, in the same run. Ratios only:
 //! inside the rig every time is emulated.
 
+mod transfers;
+
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use hearth_pool::{
     firecracker::{
-        Confinement, Firecracker,
+        Confinement, Firecracker, FirecrackerVm,
         api::{Fresh, Limits, MemoryBackend, SnapshotLoad},
     },
-    hypervisor::Hypervisor,
+    hypervisor::{Hypervisor, RestoreStep},
     snapshot::Verification,
 };
 use tokio::{
@@ -23,12 +26,37 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Rig, identity, slot, vmms, wake};
+use super::{LIMIT, Rig, identity, slot, vmms, wake};
 
 /// Rounds of each series, one after the other, so that whatever else the machine does hits all of them.
 const ROUNDS: u32 = 7;
-/// VMs at once.
-const AT_ONCE: u32 = 10;
+/// VMs at once, and how many of them are being made at a time: fifty by turns, as a pool does it.
+const AT_ONCE: [(u32, usize); 2] = [(10, 10), (50, 4)];
+/// Bounds of the floor's calls: ten of them want two processors.
+const LIMITS: Limits = Limits { setup: LIMIT, load: LIMIT, create: LIMIT };
+
+/// How long parts of restores took, in seconds.
+#[derive(Default)]
+struct Steps(Vec<&'static str>, BTreeMap<&'static str, Vec<f64>>);
+
+impl Steps {
+    fn add(&mut self, name: &'static str, took: f64) {
+        if !self.0.contains(&name) {
+            self.0.push(name);
+        }
+        self.1.entry(name).or_default().push(took);
+    }
+
+    fn add_all(&mut self, steps: &[RestoreStep]) {
+        steps.iter().for_each(|step| self.add(step.name, step.took.as_secs_f64()));
+    }
+
+    /// Medians, in milliseconds.
+    fn print(&self, whose: &str) {
+        let part = |name: &&str| format!("{name} {:.1}", 1000.0 * median(self.1[name].clone()));
+        println!("bench: {whose}, ms: {}", self.0.iter().map(part).collect::<Vec<_>>().join(", "));
+    }
+}
 
 /// A clone that was made with nothing of ours but the client of the API. Ended when dropped.
 struct ByHand {
@@ -51,7 +79,8 @@ impl Drop for ByHand {
 }
 
 /// Links and a copy of the scratch disk, spawn, load with resume, first answer of the guest's vsock.
-async fn by_hand(rig: &Rig, jailer: Option<&Path>, nth: u32) -> ByHand {
+async fn by_hand(rig: &Rig, jailer: Option<&Path>, nth: u32, steps: &mut Steps) -> ByHand {
+    let begun = Instant::now();
     let jails = rig.config.data_dir.join("by-hand");
     fs::create_dir_all(&jails).unwrap();
     let directory = tempfile::tempdir_in(jails).unwrap();
@@ -75,6 +104,8 @@ async fn by_hand(rig: &Rig, jailer: Option<&Path>, nth: u32) -> ByHand {
     fs::set_permissions(&scratch, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let uid = 210_000 + nth;
     std::os::unix::fs::chown(&scratch, Some(uid), Some(uid)).unwrap();
+    steps.add("files", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
     let mut command = match jailer {
         Some(jailer) => {
             let mut command = Command::new(jailer);
@@ -88,7 +119,9 @@ async fn by_hand(rig: &Rig, jailer: Option<&Path>, nth: u32) -> ByHand {
     };
     command.args(["--api-sock", "api.sock", "--level", "Warning"]).current_dir(&root);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap();
-    let fresh = Fresh::connect(&root.join("api.sock"), Limits::default()).await.unwrap();
+    let fresh = Fresh::connect(&root.join("api.sock"), LIMITS).await.unwrap();
+    steps.add("start", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
     let load = SnapshotLoad {
         snapshot_path: "state".to_owned(),
         mem_backend: MemoryBackend::File("memory".to_owned()),
@@ -97,20 +130,32 @@ async fn by_hand(rig: &Rig, jailer: Option<&Path>, nth: u32) -> ByHand {
         vsock_override: None,
     };
     fresh.load(load).await.unwrap();
+    steps.add("load", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
     loop {
         let mut stream = UnixStream::connect(root.join("vsock.sock")).await.unwrap();
         stream.write_all(b"CONNECT 1000\n").await.unwrap();
         if stream.read_u8().await.is_ok() {
+            steps.add("answer", begun.elapsed().as_secs_f64());
             return ByHand { _child: child, directory };
         }
     }
 }
 
 /// Restored, greeted and woken.
-async fn ours(firecracker: &Firecracker, nth: u32) -> hearth_pool::firecracker::FirecrackerVm {
+async fn ours(firecracker: &Firecracker, nth: u32, steps: &mut Steps) -> FirecrackerVm {
+    let begun = Instant::now();
     let restored = firecracker.restore(&slot(nth), &identity(nth)).await.unwrap();
-    drop(wake(firecracker, &restored.vm, nth).await);
-    restored.vm
+    steps.add("until it runs", begun.elapsed().as_secs_f64());
+    steps.add_all(&restored.steps);
+    woken(firecracker, restored.vm, nth, steps).await
+}
+
+async fn woken(firecracker: &Firecracker, vm: FirecrackerVm, nth: u32, steps: &mut Steps) -> FirecrackerVm {
+    let begun = Instant::now();
+    drop(wake(firecracker, &vm, nth).await);
+    steps.add("greeting and wake", begun.elapsed().as_secs_f64());
+    vm
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -129,51 +174,100 @@ async fn gone() {
     super::until(super::LIMIT, "every VM is gone", || vmms().is_empty()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "not a test: measures; `tests/rig/test-firecracker.sh --ignored real::bench` runs it"]
-async fn role_bench() {
-    let Some(rig) = Rig::start().await else { return };
-    let firecracker = rig.firecracker();
-    let jailer = match &rig.config.confinement {
+/// So many VMs that live at once, `turns` of them being made at any time, over as many by hand.
+async fn at_once(rig: &Rig, jailer: Option<&Path>, count: u32, turns: usize) -> f64 {
+    let firecracker = &rig.firecracker();
+    let begun = Instant::now();
+    let hand = |nth| async move { by_hand(rig, jailer, nth, &mut Steps::default()).await };
+    let hands: Vec<_> = stream::iter((0..count).map(hand)).buffered(turns).collect().await;
+    let hands_took = begun.elapsed().as_secs_f64();
+    drop(hands);
+    gone().await;
+    let begun = Instant::now();
+    let our = |nth| async move { ours(firecracker, nth, &mut Steps::default()).await };
+    let vms: Vec<_> = stream::iter((0..count).map(our)).buffered(turns).collect().await;
+    let ours_took = begun.elapsed().as_secs_f64();
+    assert_eq!(vmms().len(), count as usize);
+    for (vm, nth) in vms.into_iter().zip(0..) {
+        firecracker.destroy(&slot(nth), Some(vm)).await.unwrap();
+    }
+    ours_took / hands_took
+}
+
+fn jailer_of(rig: &Rig) -> Option<PathBuf> {
+    match &rig.config.confinement {
         Confinement::Jailer(jailer) => Some(jailer.jailer.clone()),
         Confinement::InsecureDirect => None,
-    };
-    let mut series: [Vec<f64>; 3] = Default::default();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not a test: measures; `tests/rig/test-firecracker.sh --ignored real::bench` runs it"]
+async fn role_restores() {
+    let Some(rig) = Rig::start().await else { return };
+    let firecracker = rig.firecracker();
+    let jailer = jailer_of(&rig);
+    let mut series: [Vec<f64>; 4] = Default::default();
+    let mut steps: [Steps; 4] = Default::default();
     let (mut bare_kib, mut our_kib) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        for (times, jailer) in series.iter_mut().zip([None::<&PathBuf>, jailer.as_ref()]) {
+        for (nth, jailer) in [None::<&PathBuf>, jailer.as_ref()].into_iter().enumerate() {
             let begun = Instant::now();
-            let clone = by_hand(&rig, jailer.map(PathBuf::as_path), round).await;
-            times.push(begun.elapsed().as_secs_f64());
+            let clone = by_hand(&rig, jailer.map(PathBuf::as_path), round, &mut steps[nth]).await;
+            series[nth].push(begun.elapsed().as_secs_f64());
             bare_kib.extend(vmms().first().map(|pid| private_kib(*pid) as f64));
             drop(clone);
             gone().await;
         }
         let begun = Instant::now();
-        let vm = ours(&firecracker, round).await;
+        let vm = ours(&firecracker, round, &mut steps[2]).await;
         series[2].push(begun.elapsed().as_secs_f64());
         our_kib.extend(vmms().first().map(|pid| private_kib(*pid) as f64));
         firecracker.destroy(&slot(round), Some(vm)).await.unwrap();
         gone().await;
+
+        let dormant = firecracker.start(&slot(round), &identity(round)).await.unwrap();
+        let begun = Instant::now();
+        let restored = firecracker.load(dormant).await.unwrap();
+        steps[3].add_all(&restored.steps);
+        let vm = woken(&firecracker, restored.vm, round, &mut steps[3]).await;
+        series[3].push(begun.elapsed().as_secs_f64());
+        firecracker.destroy(&slot(round), Some(vm)).await.unwrap();
+        gone().await;
     }
-    let [direct, jailed, woken] = series.map(median);
-    let begun = Instant::now();
-    let hands = join_all((0..AT_ONCE).map(|nth| by_hand(&rig, jailer.as_deref(), nth))).await;
-    let hands_took = begun.elapsed().as_secs_f64();
-    drop(hands);
-    gone().await;
-    let begun = Instant::now();
-    let vms = join_all((0..AT_ONCE).map(|nth| ours(&firecracker, nth))).await;
-    let ours_took = begun.elapsed().as_secs_f64();
-    for (vm, nth) in vms.into_iter().zip(0..) {
-        firecracker.destroy(&slot(nth), Some(vm)).await.unwrap();
+    for (steps, whose) in steps.iter().zip(["by hand", "by hand, jailed", "ours", "ours, from dormant"]) {
+        steps.print(whose);
     }
+    let [direct, jailed, woken, from_dormant] = series.map(median);
     println!("bench: restore to wake confirmed over the floor by hand, same jailer: {:.2}", woken / jailed);
+    println!(
+        "bench: restore from dormant to wake confirmed over the jailed floor: {:.2}",
+        from_dormant / jailed
+    );
     println!("bench: the floor with the jailer over the floor without it: {:.2}", jailed / direct);
-    println!("bench: {AT_ONCE} at once over {AT_ONCE} by hand: {:.2}", ours_took / hands_took);
     println!(
         "bench: private memory of a woken VM over a bare clone's: {:.2}",
         median(our_kib) / median(bare_kib)
     );
+    rig.nothing_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not a test: measures; `tests/rig/test-firecracker.sh --ignored real::bench` runs it"]
+async fn role_transfers() {
+    let Some(rig) = Rig::start().await else { return };
+    transfers::measure(&rig.firecracker()).await;
+    rig.nothing_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not a test: measures; `tests/rig/test-firecracker.sh --ignored real::bench` runs it"]
+async fn role_many_at_once() {
+    let Some(rig) = Rig::start().await else { return };
+    let jailer = jailer_of(&rig);
+    for (count, turns) in AT_ONCE {
+        let over = at_once(&rig, jailer.as_deref(), count, turns).await;
+        println!("bench: {count} at once, {turns} of them made at a time, over {count} by hand: {over:.2}");
+    }
     rig.nothing_is_left();
 }

@@ -62,6 +62,9 @@ enum What {
         /// VMs that are being restored at once.
         #[arg(long, default_value_t = 4)]
         restores_at_once: u16,
+        /// Threads that the worker runs its tasks on, instead of its own choice.
+        #[arg(long)]
+        threads: Option<u16>,
         /// Have `perf` record the saturated worker into this file.
         #[arg(long)]
         perf: Option<PathBuf>,
@@ -104,6 +107,7 @@ async fn main() -> Result<ExitCode> {
             samples,
             saturated_s,
             restores_at_once,
+            threads,
             perf,
         } => {
             let plan = ServicePlan {
@@ -114,6 +118,7 @@ async fn main() -> Result<ExitCode> {
                 samples,
                 saturated_s,
                 restores_at_once,
+                threads,
                 perf,
             };
             print!("{}", service::table(&service::run(&plan).await?));

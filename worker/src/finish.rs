@@ -16,6 +16,7 @@ use crate::{
     ledger::{FailedAttempt, JobKey},
     route::Route,
     stop::StopReason,
+    threads::heavy,
 };
 
 /// What a result says of the attempt that made it.
@@ -158,7 +159,13 @@ pub fn refused(job: &Job, worker: &str, code: RefusalCode, field: &str, message:
 /// The bytes that are committed and published.
 pub fn encode(result: &JobResult) -> Bytes {
     // A result has string keys only and no number that JSON lacks, so this cannot fail.
-    serde_json::to_vec(result).unwrap_or_default().into()
+    heavy(weight(result), || serde_json::to_vec(result)).unwrap_or_default().into()
+}
+
+/// About how many bytes of it are worth counting: those of its files.
+fn weight(result: &JobResult) -> usize {
+    let bytes: u64 = result.outputs.iter().map(|output| output.size_bytes).sum();
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn ran(job: &Job, circumstances: &Circumstances, executed: Executed, status: Status) -> JobResult {

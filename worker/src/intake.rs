@@ -14,6 +14,7 @@ use crate::{
     objects::Objects,
     reduce::ResultTerms,
     seams::Properties,
+    threads::heavy,
 };
 
 /// The tenant of whoever has no other.
@@ -73,10 +74,11 @@ impl Intake {
                 None => self.trusts_unnamed,
             },
         };
-        let admitted = parse(body)
-            .map_err(Refusal::from)
-            .and_then(|request| admit(request, &self.terms, &producer))
-            .and_then(|job| self.reply_to(properties).map(|()| job));
+        let admitted = heavy(body.len(), || {
+            let request = parse(body).map_err(Refusal::from)?;
+            admit(request, &self.terms, &producer)
+        });
+        let admitted = admitted.and_then(|job| self.reply_to(properties).map(|()| job));
         admitted.map_err(|refusal| {
             let seen = probe(body);
             let id = seen.id.as_deref().unwrap_or(fallback_id);

@@ -31,6 +31,7 @@ pub mod status;
 mod stop;
 mod tar;
 mod tenants;
+pub mod threads;
 pub mod tls;
 pub mod top;
 pub mod trace;

@@ -35,6 +35,8 @@ pub struct ServicePlan {
     pub saturated_s: u64,
     /// VMs that are being restored at once.
     pub restores_at_once: u16,
+    /// Threads that a worker runs its tasks on; `None`: its own choice.
+    pub threads: Option<u16>,
     /// Profile a saturated worker with `perf` into files of this name with slots and jobs that wait after it.
     pub perf: Option<PathBuf>,
 }
@@ -68,7 +70,7 @@ async fn setting(plan: &ServicePlan, rig: &Rig, bare: &Bare, slots: u32, queued:
     let vhost = rig.vhost()?;
     let mut producer = Producer::start(&vhost).await?;
     producer.fill(queued).await?;
-    let worker = rig.worker(&vhost, slots, plan.restores_at_once).await?;
+    let worker = rig.worker(&vhost, slots, plan).await?;
     let mut figures = Figures { slots, queued, ..Figures::default() };
     if queued == 0 {
         worker.all_ready().await?;

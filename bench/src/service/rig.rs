@@ -25,6 +25,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use super::ServicePlan;
+
 const BROKER: &str = "127.0.0.1:5672";
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long the slots of a worker may take to be Ready.
@@ -112,7 +114,7 @@ impl Rig {
     }
 
     /// Starts a worker with as many slots.
-    pub async fn worker(&self, vhost: &Vhost, slots: u32, restores_at_once: u16) -> Result<Worker> {
+    pub async fn worker(&self, vhost: &Vhost, slots: u32, plan: &ServicePlan) -> Result<Worker> {
         let (run_dir, directory) = (run_dir()?, tempfile::tempdir()?);
         let admin = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
         // Each has a part of the ledger for itself, as it has a vhost. Nobody held anything in it.
@@ -121,15 +123,16 @@ impl Rig {
         RedisServer::new(config)?.trust_new_data().await?;
         let settings = format!(
             "[broker]\nurl = {:?}\n[redis]\nurl = {:?}\nprefix = {prefix:?}\n[slots]\n{RUNTIME} = {slots}\n\
-             [worker]\ngrace_s = 5\nadmin = \"{admin}\"\n",
+             [worker]\ngrace_s = 5\nthreads = {}\nadmin = \"{admin}\"\n",
             vhost.url(),
             self.redis.url(),
+            plan.threads.unwrap_or(0),
         );
         let path = directory.path().join("worker.toml");
         std::fs::write(&path, settings)?;
         let log = std::fs::File::create(directory.path().join("worker.log"))?;
         let child = Command::new(&self.programs.worker)
-            .args(["worker", "--restore-ms", "0", "--restores-at-once", &restores_at_once.to_string()])
+            .args(["worker", "--restore-ms", "0", "--restores-at-once", &plan.restores_at_once.to_string()])
             .arg("--config")
             .arg(&path)
             .arg("--run-dir")

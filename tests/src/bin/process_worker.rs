@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use hearth_tests::process::{Arguments, run};
+use hearth_tests::process::{Arguments, run, threads};
 use hearth_worker::run::Stopped;
 use tracing_subscriber::EnvFilter;
 
@@ -23,7 +23,8 @@ fn main() -> Result<ExitCode> {
         What::Worker(arguments) => {
             let filter = EnvFilter::try_new("info,lapin=off")?;
             tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            let runtime = builder.worker_threads(threads(&arguments)?).enable_all().build()?;
             if runtime.block_on(run(&arguments))? == Stopped::AtOnce {
                 return Ok(ExitCode::from(75));
             }

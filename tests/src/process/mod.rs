@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 pub use self::{
     leftovers::Left,
-    worker::{Arguments, run},
+    worker::{Arguments, run, threads},
 };
 
 /// The runtime that processes offer.

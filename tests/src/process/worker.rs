@@ -17,6 +17,7 @@ use hearth_worker::{
     meters,
     run::{Order, Parts, Stopped, run as serve},
     settings::Settings,
+    threads::threads_here,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -66,8 +67,7 @@ pub struct Arguments {
 /// It could not start, or did not end as it should.
 pub async fn run(arguments: &Arguments) -> Result<Stopped> {
     let orders = orders()?;
-    let text = std::fs::read_to_string(&arguments.config).context("the settings")?;
-    let settings = Settings::parse(&text, &|_| None)?;
+    let settings = settings(arguments)?;
     let Some(redis) = &settings.redis else { bail!("redis is missing in the settings") };
     let server = RedisServer::new(RedisConfig {
         accept_loss: redis.accept_loss,
@@ -96,6 +96,19 @@ pub async fn run(arguments: &Arguments) -> Result<Stopped> {
     let grace = if stopped == Stopped::Drained { grace } else { Duration::ZERO };
     pool.close(grace).await?;
     Ok(stopped)
+}
+
+fn settings(arguments: &Arguments) -> Result<Settings> {
+    let text = std::fs::read_to_string(&arguments.config).context("the settings")?;
+    Ok(Settings::parse(&text, &|_| None)?)
+}
+
+/// How many threads such a worker runs its tasks on.
+///
+/// # Errors
+/// There are no settings.
+pub fn threads(arguments: &Arguments) -> Result<usize> {
+    Ok(threads_here(&settings(arguments)?))
 }
 
 async fn pool(arguments: &Arguments, name: &str, slots: u32, leases: RedisLeases) -> Result<Pool> {

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     meters,
     seams::{Publication, PublishError, ResultSink},
+    threads::heavy,
 };
 
 /// How often what is spooled is tried again.
@@ -161,7 +162,8 @@ fn routing_key(publication: &Publication) -> String {
         #[serde(default)]
         status: String,
     }
-    let words: Words = serde_json::from_slice(&publication.body).unwrap_or_default();
+    let body = &publication.body;
+    let words: Words = heavy(body.len(), || serde_json::from_slice(body)).unwrap_or_default();
     let word = |word: &str| if is_name(word) { word.to_owned() } else { "-".to_owned() };
     format!("{}.{}.{}", word(&publication.tenant), word(&words.runtime), word(&words.status))
 }

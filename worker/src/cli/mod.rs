@@ -134,6 +134,16 @@ fn runtimes(config: &Config) -> Result<Runtimes, Failure> {
 
 /// Runs a command's asynchronous part. Not for `guard`, whose children die with the thread that made them.
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    block_on_threads(None, work)
+}
+
+/// The same on so many threads; `None`: as many as there are cores.
+fn block_on_threads<T>(
+    threads: Option<usize>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    threads.map(|threads| builder.worker_threads(threads));
+    let runtime = builder.enable_all().build();
     runtime.map_err(|error| Failure::from_error(Exit::Internal, &error))?.block_on(work)
 }

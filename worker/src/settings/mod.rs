@@ -84,6 +84,8 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// How long a drain may take.
     pub grace: Duration,
+    /// Threads that tasks run on; by [`crate::threads::threads`] if not said.
+    pub threads: Option<usize>,
     /// Where results wait while the broker or the ledger is away; see [`Settings::with_data_dir`].
     pub spool: Option<PathBuf>,
     /// How many bytes of them.
@@ -182,6 +184,10 @@ impl Settings {
         let spool = worker.text("spool", mistakes).map(|path| Path::new(&path).to_owned());
         let spool_max_bytes =
             worker.number("spool_max_mib", (1, 1 << 20), SPOOL_MAX_BYTES >> 20, mistakes) << 20;
+        let threads = match worker.number("threads", (0, 1024), 0, mistakes) {
+            0 => None,
+            threads => usize::try_from(threads).ok(),
+        };
         worker.end(mistakes);
         let telemetry =
             telemetry::telemetry(Section::take(whole, "telemetry", overrides, mistakes), mistakes);
@@ -209,6 +215,7 @@ impl Settings {
             deadline_ms: Bound { default, max },
             admin,
             grace,
+            threads,
             spool,
             spool_max_bytes,
             objects,

@@ -13,6 +13,7 @@ use hearth_worker::{
     meters,
     run::{Order, Parts, Stopped, run as serve},
     settings::Settings,
+    threads::threads_here,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -62,7 +63,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<Exit, Failure> {
         output::line("the settings are fine")?;
         return Ok(Exit::Accepted);
     }
-    super::block_on(work(config, arguments, settings))
+    super::block_on_threads(Some(threads_here(&settings)), work(config, arguments, settings))
 }
 
 fn settings(config: &Config, arguments: &Arguments) -> Result<Settings, Failure> {

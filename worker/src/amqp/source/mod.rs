@@ -17,6 +17,7 @@ mod scheduler;
 mod session;
 mod shared;
 mod ticket;
+mod unsettled;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

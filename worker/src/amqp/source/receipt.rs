@@ -2,14 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lapin::{
-    Acker,
-    options::{BasicAckOptions, BasicNackOptions},
-};
-
 use super::{
     office::Parked,
     shared::{Held, Shared},
+    unsettled::Unsettled,
 };
 use crate::{
     attempt::chain,
@@ -68,8 +64,8 @@ impl Receipt for AmqpReceipt {
         match settlement {
             Settlement::Ack => {
                 let Some(mut held) = self.held.take() else { return Settled::Stale };
-                let (ackers, _spending) = self.shared.let_go(&mut held);
-                ack(&ackers).await
+                let (messages, _spending) = self.shared.let_go(&mut held);
+                ack(&messages)
             }
             Settlement::Retry { after, elsewhere } => {
                 let Some(held) = &mut self.held else { return Settled::Stale };
@@ -84,7 +80,7 @@ impl Receipt for AmqpReceipt {
 impl AmqpReceipt {
     /// Publishes the job to its run queue, then acknowledges the message; or has the broker bring it again.
     async fn again(&mut self, elsewhere: bool) -> Settled {
-        while let Some(Held { acker, slip: Some(slip), .. }) = &self.held {
+        while let Some(Held { message, slip: Some(slip), .. }) = &self.held {
             let mut avoid = slip.avoid.clone();
             if elsewhere {
                 avoid.workers.push(self.shared.worker.clone());
@@ -93,12 +89,12 @@ impl AmqpReceipt {
             match self.shared.office.park(slip, &avoid).await {
                 Ok(Parked::Parked) => {
                     let Some(mut held) = self.held.take() else { return Settled::Stale };
-                    let (ackers, _spending) = self.shared.let_go(&mut held);
-                    return ack(&ackers).await;
+                    let (messages, _spending) = self.shared.let_go(&mut held);
+                    return ack(&messages);
                 }
                 // Whoever gets it next finds its result.
                 Ok(Parked::Decided) => break,
-                Err(error) if acker.usable() && !self.shared.is_draining() => {
+                Err(error) if message.usable() && !self.shared.is_draining() => {
                     tracing::warn!(job = %slip.key, error = chain(&error), "not parked yet");
                     tokio::time::sleep(PARK_PAUSE).await;
                 }
@@ -106,16 +102,16 @@ impl AmqpReceipt {
             }
         }
         let Some(mut held) = self.held.take() else { return Settled::Stale };
-        let (ackers, _spending) = self.shared.let_go(&mut held);
-        requeue(&ackers).await
+        let (messages, _spending) = self.shared.let_go(&mut held);
+        requeue(&messages).await
     }
 }
 
 /// Acknowledges all; taken when the broker still knows one of them.
-pub(super) async fn ack(ackers: &[Acker]) -> Settled {
+pub(super) fn ack(messages: &[Unsettled]) -> Settled {
     let mut settled = Settled::Stale;
-    for acker in ackers {
-        if let Ok(true) = acker.ack(BasicAckOptions::default()).await {
+    for message in messages {
+        if message.ack() {
             settled = Settled::Taken;
         }
     }
@@ -123,11 +119,10 @@ pub(super) async fn ack(ackers: &[Acker]) -> Settled {
 }
 
 /// Gives all back to the broker.
-pub(super) async fn requeue(ackers: &[Acker]) -> Settled {
+pub(super) async fn requeue(messages: &[Unsettled]) -> Settled {
     let mut settled = Settled::Stale;
-    for acker in ackers {
-        if let Ok(true) = acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await
-        {
+    for message in messages {
+        if message.requeue().await {
             settled = Settled::Taken;
         }
     }

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use lapin::Acker;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -14,6 +13,7 @@ use tokio::{
 use super::{
     limited::LimitedQueues,
     office::{Office, Slip},
+    unsettled::Unsettled,
 };
 use crate::{
     amqp::{control::RunQueue, publisher::Health},
@@ -37,14 +37,14 @@ struct State {
     in_hand: HashMap<String, usize>,
     holders: HashMap<JobKey, Holder>,
     unspent: usize,
-    returned: Vec<Acker>,
+    returned: Vec<Unsettled>,
     limited: LimitedQueues,
 }
 
 /// Who holds a job here: the message that brought it, and copies of that message that came after its channel broke.
 struct Holder {
     identity: Identity,
-    twins: Vec<Acker>,
+    twins: Vec<Unsettled>,
 }
 
 /// What tells a copy of a message from another message with the same job.
@@ -67,7 +67,7 @@ impl Identity {
 
 /// What a receipt holds until it is spent.
 pub(super) struct Held {
-    pub acker: Acker,
+    pub message: Unsettled,
     /// The job, where the message is one; else it is about to be refused.
     pub slip: Option<Box<Slip>>,
     /// Whether it takes one of its runtime's places.
@@ -109,19 +109,19 @@ impl Shared {
     }
 
     /// Keeps a copy of a message whose job is in hand here, until that is settled. Gives it back when it is none.
-    pub fn adopt(&self, slip: &Slip, acker: Acker) -> Option<Acker> {
+    pub fn adopt(&self, slip: &Slip, message: Unsettled) -> Option<Unsettled> {
         let mut state = self.state();
         match state.holders.get_mut(&slip.key) {
             Some(holder) if slip.message.redelivered && holder.identity == Identity::of(slip) => {
-                holder.twins.push(acker);
+                holder.twins.push(message);
                 None
             }
-            _ => Some(acker),
+            _ => Some(message),
         }
     }
 
     /// Takes a message in hand.
-    pub fn hold(&self, acker: Acker, slip: Option<Box<Slip>>, placed: bool) -> Held {
+    pub fn hold(&self, message: Unsettled, slip: Option<Box<Slip>>, placed: bool) -> Held {
         let mut state = self.state();
         state.unspent += 1;
         let mut holds = false;
@@ -135,7 +135,7 @@ impl Shared {
                 state.holders.insert(slip.key.clone(), holder);
             }
         }
-        Held { acker, slip, placed, holds, aside: false }
+        Held { message, slip, placed, holds, aside: false }
     }
 
     /// Its place is free again, though it is not settled.
@@ -187,25 +187,25 @@ impl Shared {
 
     /// It is no longer in hand. Every message that must be settled with it, the usable ones first; the connection stays
     /// for that while what comes with them lives.
-    pub fn let_go(self: &Arc<Self>, held: &mut Held) -> (Vec<Acker>, Spending) {
+    pub fn let_go(self: &Arc<Self>, held: &mut Held) -> (Vec<Unsettled>, Spending) {
         self.leave_place(held);
         self.take_up(held);
         let mut state = self.state();
-        let mut ackers = vec![held.acker.clone()];
+        let mut messages = vec![held.message.clone()];
         if let Some(slip) = held.slip.as_ref().filter(|_| held.holds) {
-            ackers.extend(state.holders.remove(&slip.key).into_iter().flat_map(|holder| holder.twins));
+            messages.extend(state.holders.remove(&slip.key).into_iter().flat_map(|holder| holder.twins));
         }
-        ackers.sort_by_key(|acker| !acker.usable());
-        (ackers, Spending(self.clone()))
+        messages.sort_by_key(|message| !message.usable());
+        (messages, Spending(self.clone()))
     }
 
     /// It was dropped unspent: its messages come again.
     pub fn give_back(self: &Arc<Self>, mut held: Held) {
-        let (ackers, _spending) = self.let_go(&mut held);
-        self.state().returned.extend(ackers);
+        let (messages, _spending) = self.let_go(&mut held);
+        self.state().returned.extend(messages);
     }
 
-    pub fn take_returned(&self) -> Vec<Acker> {
+    pub fn take_returned(&self) -> Vec<Unsettled> {
         std::mem::take(&mut self.state().returned)
     }
 

@@ -20,7 +20,7 @@ const TICKET_PATIENCE: Duration = Duration::from_millis(150);
 
 /// Fetches at most one message. The channel's prefetch must be 1, so that there is never a second. Not cancel safe:
 /// a message may be fetched and stay unsettled until the channel closes.
-pub(super) async fn ticket(channel: Channel, queue: String) -> Result<Option<Box<Delivery>>, lapin::Error> {
+pub(super) async fn ticket(channel: &Channel, queue: String) -> Result<Option<Box<Delivery>>, lapin::Error> {
     let options = BasicConsumeOptions::default();
     let mut consumer =
         channel.basic_consume(short(&queue), "".into(), options, FieldTable::default()).await?;
@@ -40,7 +40,7 @@ pub(super) async fn ticket(channel: Channel, queue: String) -> Result<Option<Box
 }
 
 /// Ends a consumer; what it had fetched and nobody has seen.
-pub(super) async fn cancel(channel: Channel, consumer: Consumer) -> Result<Vec<Delivery>, lapin::Error> {
+pub(super) async fn cancel(channel: &Channel, consumer: Consumer) -> Result<Vec<Delivery>, lapin::Error> {
     channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
     rest(consumer).await
 }

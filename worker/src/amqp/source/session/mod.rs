@@ -28,6 +28,7 @@ use super::{
     scheduler::Scheduler,
     shared::Shared,
     ticket::{self, Seen, consume, control},
+    unsettled::Unsettled,
 };
 use crate::{
     amqp::{
@@ -69,11 +70,11 @@ enum Work {
     /// The intake, for how many consume it.
     Workers(Result<Seen, lapin::Error>),
     /// There is nobody else to run it.
-    Unavoidable(Box<Slip>, lapin::Acker),
+    Unavoidable(Box<Slip>, Unsettled),
     /// The message needs no VM: hand it on.
-    Decided(Box<Slip>, lapin::Acker),
+    Decided(Box<Slip>, Unsettled),
     /// A consumer is gone; what it had fetched.
-    Cancelled(Result<Vec<lapin::message::Delivery>, lapin::Error>),
+    Cancelled(Result<Vec<Unsettled>, lapin::Error>),
     Done,
 }
 
@@ -81,8 +82,8 @@ pub(super) struct Session<'a> {
     config: &'a SourceConfig,
     shared: &'a Arc<Shared>,
     link: Link,
-    consuming: Channel,
-    tickets: Channel,
+    consuming: Arc<Channel>,
+    tickets: Arc<Channel>,
     looking: Channel,
     intake: Option<Consumer>,
     fallen: Option<Consumer>,
@@ -132,8 +133,8 @@ impl<'a> Session<'a> {
             config,
             shared,
             link,
-            consuming,
-            tickets,
+            consuming: Arc::new(consuming),
+            tickets: Arc::new(tickets),
             looking,
             intake: Some(intake),
             fallen: Some(fallen),
@@ -257,7 +258,11 @@ impl<'a> Session<'a> {
         self.ready.clear();
         for consumer in [self.intake.take(), self.fallen.take()].into_iter().flatten() {
             let channel = self.consuming.clone();
-            self.push(async move { Work::Cancelled(ticket::cancel(channel, consumer).await) });
+            self.push(async move {
+                let fetched = ticket::cancel(&channel, consumer).await;
+                let unsettled = |delivery| Unsettled::new(&delivery, &channel);
+                Work::Cancelled(fetched.map(|fetched| fetched.into_iter().map(unsettled).collect()))
+            });
         }
     }
 }

@@ -61,16 +61,12 @@ impl Session<'_> {
             Work::Workers(seen) => {
                 self.workers = seen.map_err(|error| self.link.error(error))?.consumers.max(1)
             }
-            Work::Unavoidable(slip, acker) => self.hand_on(slip, acker, true),
-            Work::Decided(slip, acker) => self.hand_on(slip, acker, false),
+            Work::Unavoidable(slip, unsettled) => self.hand_on(slip, unsettled, true),
+            Work::Decided(slip, unsettled) => self.hand_on(slip, unsettled, false),
             Work::Cancelled(fetched) => {
-                let ackers: Vec<_> = fetched
-                    .map_err(|error| self.link.error(error))?
-                    .into_iter()
-                    .map(|delivery| delivery.acker)
-                    .collect();
+                let messages = fetched.map_err(|error| self.link.error(error))?;
                 self.push(async move {
-                    requeue(&ackers).await;
+                    requeue(&messages).await;
                     Work::Done
                 });
             }
@@ -125,7 +121,7 @@ impl Session<'_> {
             for queue in turns {
                 let channel = self.tickets.clone();
                 let name = self.config.names.run(&runtime, queue.lane, queue.shard);
-                self.push(async move { Work::Ticket(queue, ticket::ticket(channel, name).await) });
+                self.push(async move { Work::Ticket(queue, ticket::ticket(&channel, name).await) });
             }
             self.look_at(&runtime, looks);
         }

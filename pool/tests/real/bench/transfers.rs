@@ -11,7 +11,7 @@ use hearth_schemas::guest::messages::User;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, repeat},
     net::UnixStream,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::median;
@@ -46,6 +46,10 @@ END
 
 /// A raw connection to the server, once that listens.
 async fn dial() -> UnixStream {
+    timeout(LIMIT, dialed()).await.expect("the server for raw bytes answers")
+}
+
+async fn dialed() -> UnixStream {
     let socket = format!("/proc/{}/cwd/vsock.sock", vmms()[0]);
     loop {
         let mut stream = UnixStream::connect(&socket).await.unwrap();

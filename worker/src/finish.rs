@@ -162,10 +162,13 @@ pub fn encode(result: &JobResult) -> Bytes {
     heavy(weight(result), || serde_json::to_vec(result)).unwrap_or_default().into()
 }
 
-/// About how many bytes of it are worth counting: those of its files.
+/// About how many bytes of it are worth counting: those of its files, and what its commands printed.
 fn weight(result: &JobResult) -> usize {
-    let bytes: u64 = result.outputs.iter().map(|output| output.size_bytes).sum();
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+    let files = result.outputs.iter().map(|output| output.size_bytes);
+    let cases = result.stages.iter().flat_map(|stage| &stage.cases).map(|case| &case.run);
+    let runs = result.stages.iter().map(|stage| &stage.run).chain(cases);
+    let bytes = files.chain(runs.flat_map(|run| [run.stdout.bytes, run.stderr.bytes]));
+    usize::try_from(bytes.fold(0, u64::saturating_add)).unwrap_or(usize::MAX)
 }
 
 fn ran(job: &Job, circumstances: &Circumstances, executed: Executed, status: Status) -> JobResult {

@@ -33,7 +33,7 @@ pub(crate) const JOB_ID: u32 = 10_000;
 pub(crate) enum Place {
     /// It is PID 1 of a VM and does as it likes.
     Guest {
-        /// The disk that the wake mounts.
+        /// The disk for what jobs write.
         scratch: Option<PathBuf>,
     },
     /// It is a guest itself: nothing outside of its tree and its cgroups is touched.

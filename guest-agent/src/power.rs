@@ -1,16 +1,13 @@
 //! Getting ready for a snapshot, and the end.
 
-use std::path::Path;
-
 use hearth_schemas::guest::messages::FaultKind;
-use rustix::{io::Errno, system::RebootCommand};
+use rustix::system::RebootCommand;
 
 use crate::{
     agent::{Agent, Place},
-    boot,
     fault::Refusal,
     group::GroupError,
-    tree::Tree,
+    wake::{self, WakeError},
 };
 
 /// Why the guest is not ready for a snapshot.
@@ -18,8 +15,8 @@ use crate::{
 pub(crate) enum QuiesceError {
     #[error(transparent)]
     Group(#[from] GroupError),
-    #[error("cannot empty the early working tree")]
-    Tree(#[source] Errno),
+    #[error(transparent)]
+    Settle(#[from] WakeError),
 }
 
 impl Refusal for QuiesceError {
@@ -28,16 +25,13 @@ impl Refusal for QuiesceError {
     }
 }
 
-/// Ends what warming up left behind, forgets its files, writes caches out. Page caches stay: they are what a
-/// warm-up is for. After the wake it only writes caches out.
+/// Ends what warming up left behind, forgets its files, mounts the scratch disk, writes caches out. Page caches stay: they are
+/// what a warm-up is for. After the wake it only writes caches out.
 pub(crate) async fn quiesce(agent: &Agent) -> Result<(), QuiesceError> {
     if !agent.awake() {
         agent.groups().kill_all().await?;
         if matches!(agent.place(), Place::Guest { .. }) {
-            boot::drop_early_tree();
-            boot::mount_early_tree().map_err(QuiesceError::Tree)?;
-            let tree = Tree::open(Path::new(boot::WORK), Some(boot::job_ids()));
-            agent.set_tree(tree.map_err(QuiesceError::Tree)?);
+            wake::settle(agent).await?;
             agent.groups().prepare()?;
         }
     }

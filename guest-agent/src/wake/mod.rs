@@ -1,11 +1,12 @@
-//! The wake: makes a clone of a snapshot its own machine, and says what was really done.
+//! The wake: makes a clone of a snapshot its own machine, and says what was really done. What is the same in all of them is
+//! done before the snapshot.
 
 mod check;
 mod entropy;
 mod names;
 mod scratch;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 pub(crate) use check::WakeError;
 use check::{Turn, check, turn};
@@ -20,7 +21,7 @@ use crate::{
 
 const NS_PER_S: i128 = 1_000_000_000;
 
-/// What the wakes so far have left.
+/// What the settling and the wakes so far have left.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     identity: Option<Identity>,
@@ -37,13 +38,35 @@ pub(crate) fn kernel_has_quota() -> bool {
     std::path::Path::new("/proc/sys/fs/quota").exists()
 }
 
+/// Does what no clone needs of its own: the places of its names, the scratch disk, and the working tree on it, empty.
+pub(crate) async fn settle(agent: &Agent) -> Result<(), WakeError> {
+    let Place::Guest { scratch } = agent.place() else { return Ok(()) };
+    settled(agent, &mut *agent.held().lock().await, scratch.as_deref())
+}
+
+/// The same, unless it was done before.
+fn settled(agent: &Agent, held: &mut Held, scratch: Option<&Path>) -> Result<(), WakeError> {
+    if !held.named {
+        names::make().map_err(WakeError::file("the names in /run"))?;
+        names::bind().map_err(WakeError::step("mounting the names"))?;
+        held.named = true;
+    }
+    if held.scratch_bytes.is_none() {
+        held.scratch_bytes = Some(match scratch {
+            Some(device) => scratch::mount(agent, device)?,
+            None => scratch::without(agent)?,
+        });
+    }
+    Ok(())
+}
+
 /// Wakes the machine, or confirms a wake that is repeated. A failed one can be tried again.
 pub(crate) async fn run(agent: &Agent, wake: Wake) -> Result<Woken, WakeError> {
     let identity = check(&wake)?;
     let mut held = agent.held().lock().await;
     let turn = turn(held.identity.as_ref(), &identity)?;
     let mut woken = match agent.place() {
-        Place::Guest { scratch } => guest(agent, &mut held, &wake, turn, scratch.clone()).await?,
+        Place::Guest { scratch } => guest(agent, &mut held, &wake, turn, scratch.as_deref()).await?,
         Place::Host => Woken { hostname: own_hostname(), ..Woken::default() },
         #[cfg(feature = "fakes")]
         Place::Process => crate::process::woken(&wake),
@@ -61,27 +84,18 @@ async fn guest(
     held: &mut Held,
     wake: &Wake,
     turn: Turn,
-    scratch: Option<PathBuf>,
+    scratch: Option<&Path>,
 ) -> Result<Woken, WakeError> {
-    if held.scratch_bytes.is_none() {
+    if held.identity.is_none() {
         // Whatever was still running when the snapshot was taken.
         agent.groups().kill_all().await?;
     }
     let entropy_bytes = entropy::credit(&wake.entropy).map_err(WakeError::step("entropy"))?;
     let clock_step_ns = set_clock(wake.now_unix_ns).map_err(WakeError::step("now_unix_ns"))?;
     rustix::system::sethostname(wake.hostname.as_bytes()).map_err(WakeError::step("hostname"))?;
-    if turn == Turn::New || !held.named {
+    settled(agent, held, scratch)?;
+    if turn == Turn::New {
         names::write(&wake.hostname).map_err(WakeError::file("the names in /run"))?;
-    }
-    if !held.named {
-        names::bind().map_err(WakeError::step("mounting the names"))?;
-        held.named = true;
-    }
-    if held.scratch_bytes.is_none() {
-        held.scratch_bytes = Some(match scratch {
-            Some(device) => scratch::mount(agent, &device)?,
-            None => 0,
-        });
     }
     if let Some(network) = &wake.network {
         join(agent, held, network)?;

@@ -22,16 +22,23 @@ const RESOLV_CONF: &str = "resolv.conf";
 /// The boot id's file and what it is mounted over, for those who have a /proc of their own.
 pub(crate) const BOOT_ID: (&CStr, &CStr) = (c"/run/hearth/boot-id", c"/proc/sys/kernel/random/boot_id");
 
+/// Makes the files, empty: nobody has a name before the wake.
+pub(super) fn make() -> io::Result<()> {
+    fs::create_dir_all(DIRECTORY)?;
+    TARGETS.iter().try_for_each(|(name, _)| {
+        let path = Path::new(DIRECTORY).join(name);
+        fs::write(&path, "")?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
+    })
+}
+
 /// Writes the files, the ids drawn anew. Call it after the generator was reseeded.
 pub(super) fn write(hostname: &str) -> io::Result<()> {
-    fs::create_dir_all(DIRECTORY)?;
     let (machine, boot) = (random_uuid()?, random_uuid()?);
     let machine: String = machine.chars().filter(|digit| *digit != '-').collect();
     for (name, content) in [("machine-id", machine.as_str()), ("hostname", hostname), ("boot-id", &boot)] {
-        let path = Path::new(DIRECTORY).join(name);
         // Written in place: a mount over the image's file shows the same inode.
-        fs::write(&path, format!("{content}\n"))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o444))?;
+        fs::write(Path::new(DIRECTORY).join(name), format!("{content}\n"))?;
     }
     Ok(())
 }

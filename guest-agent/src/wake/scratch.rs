@@ -1,5 +1,5 @@
-//! The scratch disk: mounted once, at the first wake; the job's working tree and /tmp are on it, so that neither
-//! is charged as memory.
+//! The scratch disk: mounted once, before the snapshot, so that no clone reads what all of them know; the job's working tree
+//! and /tmp are on it, so that neither is charged as memory.
 
 use std::{
     fs,
@@ -44,6 +44,15 @@ pub(super) fn mount(agent: &Agent, device: &Path) -> Result<u64, WakeError> {
     }
     let size = statvfs(MOUNT).map_err(WakeError::step("reading the size of the scratch disk"))?;
     Ok(size.f_blocks.saturating_mul(size.f_frsize))
+}
+
+/// What there is without such a disk: the early tree, empty.
+pub(super) fn without(agent: &Agent) -> Result<u64, WakeError> {
+    boot::drop_early_tree();
+    boot::mount_early_tree().map_err(WakeError::step("mounting the early working tree"))?;
+    let tree = Tree::open(Path::new(boot::WORK), Some(boot::job_ids()));
+    agent.set_tree(tree.map_err(WakeError::step("opening the working tree"))?);
+    Ok(0)
 }
 
 /// Returns whether the quota is enforced.

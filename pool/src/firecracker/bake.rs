@@ -1,8 +1,7 @@
 //! From an image to a snapshot: boot, warm up, save.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -21,15 +20,15 @@ use crate::{
     net::Network,
     runtime::Runtime,
     session::{Session, SessionError},
-    snapshot::{Baked, Draft, HostFacts, MEMORY, PublishError, STATE, Verification, sha256_of},
+    snapshot::{Baked, Draft, HostFacts, MEMORY, PublishError, SCRATCH, STATE, Verification, sha256_of},
     vm::{
-        clone::{Holes, StopOnDrop, copy},
+        clone::{StopOnDrop, save_sparse},
         warm_up::{self, WarmUpError},
     },
 };
 
 /// Raise it when the same image must give another snapshot.
-const BAKE_VERSION: u32 = 1;
+const BAKE_VERSION: u32 = 2;
 /// How long a boot may take. By KVM it takes less than a second, and under emulation as much as a minute.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// How long the agent may take to write its caches and fall silent.
@@ -158,7 +157,7 @@ async fn quieten(
     Ok(protocol_version)
 }
 
-/// Saves memory and state to the draft.
+/// Saves memory, state and the scratch disk to the draft.
 async fn save(
     running: Running,
     place: &Place,
@@ -171,14 +170,14 @@ async fn save(
         mem_file_path: MEMORY.to_owned(),
     };
     running.snapshot(create).await?;
-    let (from, to) = (place.file(MEMORY), draft.directory().join(MEMORY));
-    let (state, state_to) = (place.file(STATE), draft.directory().join(STATE));
+    let pair = |name| (place.file(name), draft.directory().join(name));
+    let [memory, state, scratch] = [MEMORY, STATE, SCRATCH].map(pair);
     let stop = StopOnDrop::default();
     let flag = stop.flag();
     let bytes = blocking("take over the snapshot's files", move || {
-        fs::copy(state, state_to)?;
-        let target = File::options().write(true).create_new(true).open(to)?;
-        copy(&File::open(from)?, &target, Holes::Dig, &flag)
+        fs::copy(state.0, state.1)?;
+        save_sparse(&scratch.0, &scratch.1, &flag)?;
+        save_sparse(&memory.0, &memory.1, &flag)
     });
     progress.report("save", &format!("{} MiB of memory are not zero", bytes.await? >> 20));
     Ok(())

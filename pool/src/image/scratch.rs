@@ -1,5 +1,4 @@
-//! The scratch disk's template: an empty file system with user quotas, copied (sparse) for each VM and first mounted
-//! at its wake.
+//! The scratch disk's template: an empty file system with user quotas, copied (sparse) for each bake, which mounts it.
 
 use std::fs;
 

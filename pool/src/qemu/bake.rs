@@ -22,9 +22,9 @@ use crate::{
     net::Network,
     runtime::Runtime,
     session::SessionError,
-    snapshot::{Baked, Draft, HostFacts, MEMORY, PublishError, STATE, SnapshotStore, Verification},
+    snapshot::{Baked, Draft, HostFacts, MEMORY, PublishError, SCRATCH, STATE, SnapshotStore, Verification},
     vm::{
-        clone::{Holes, StopOnDrop, copy},
+        clone::{Holes, StopOnDrop, copy, save_sparse},
         warm_up::{self, WarmUpError},
     },
 };
@@ -149,7 +149,7 @@ pub async fn bake_snapshot(request: &BakeRequest<'_>, progress: &dyn Progress) -
     Ok(Baked::New(directory))
 }
 
-/// Warms up, and saves memory and state to the draft. Returns the agent's highest protocol version.
+/// Warms up, and saves memory, state and the scratch disk to the draft. Returns the agent's highest protocol version.
 async fn save(
     request: &BakeRequest<'_>,
     booted: &mut Booted<'_>,
@@ -172,9 +172,11 @@ async fn save(
     save_state(&mut booted.qmp, &draft.directory().join(STATE)).await?;
     let memory = booted.memory.file.try_clone().map_err(host("share memory"))?;
     let target = draft.directory().join(MEMORY);
+    let (scratch, saved_scratch) = (booted.scratch.clone(), draft.directory().join(SCRATCH));
     let stop = StopOnDrop::default();
     let flag = stop.flag();
-    let bytes = blocking("save memory", move || {
+    let bytes = blocking("save memory and the scratch disk", move || {
+        save_sparse(&scratch, &saved_scratch, &flag)?;
         let target = File::options().write(true).create_new(true).open(target)?;
         copy(&memory, &target, Holes::Dig, &flag)
     });

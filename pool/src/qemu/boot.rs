@@ -123,6 +123,8 @@ pub(super) struct Booted<'a> {
     pub qmp: Qmp,
     /// The guest's memory.
     pub memory: MemoryFile,
+    /// Its scratch disk.
+    pub scratch: PathBuf,
     /// The agent.
     pub session: Session,
 }
@@ -176,7 +178,7 @@ async fn boot_named<'a>(request: &BootRequest<'a>, name: &str, cid: u32) -> Resu
             Err(_) => return Err(error),
         },
     };
-    Ok(Booted { guard, name: name.to_owned(), directory, qmp, memory, session })
+    Ok(Booted { guard, name: name.to_owned(), directory, qmp, memory, scratch, session })
 }
 
 impl Booted<'_> {

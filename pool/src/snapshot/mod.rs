@@ -31,7 +31,7 @@ pub const MEMORY: &str = "memory";
 pub const STATE: &str = "state";
 /// The root disk, attached read only.
 pub const ROOT: &str = "root.img";
-/// The empty scratch disk, copied for each VM.
+/// The scratch disk as it was when memory was saved, which has it mounted: copied for each VM.
 pub const SCRATCH: &str = "scratch.img";
 /// What the snapshot says about itself.
 pub const MANIFEST: &str = "manifest.json";

@@ -107,16 +107,15 @@ impl Draft {
         described.map_err(|source| PublishError { what: "read", path, source })
     }
 
-    /// As [`Self::publish`], with the image's disks, which never change and are linked, and with every file described.
+    /// As [`Self::publish`], with the image's root disk, which never changes and is linked, and with every file described.
     pub fn publish_image(self, manifest: &Manifest, image: &Image) -> Result<PathBuf, PublishError> {
-        let mut files = vec![self.describe(MEMORY, None)?, self.describe(STATE, None)?];
-        for (artefact, name) in [(&image.root, ROOT), (&image.scratch, SCRATCH)] {
-            let path = self.directory.join(name);
-            let linked = fs::hard_link(&artefact.path, &path);
-            linked.map_err(|source| PublishError { what: "link a disk to", path, source })?;
-            files.push(self.describe(name, Some(artefact.sha256.clone()))?);
-        }
-        self.publish(&Manifest { files, ..manifest.clone() })
+        let path = self.directory.join(ROOT);
+        let linked = fs::hard_link(&image.root.path, &path);
+        linked.map_err(|source| PublishError { what: "link a disk to", path, source })?;
+        let known = [(MEMORY, None), (STATE, None), (SCRATCH, None), (ROOT, Some(image.root.sha256.clone()))];
+        let files: Result<_, _> =
+            known.into_iter().map(|(name, sha256)| self.describe(name, sha256)).collect();
+        self.publish(&Manifest { files: files?, ..manifest.clone() })
     }
 
     /// Makes this the runtime's current snapshot, all at once, and removes those that nobody uses. Blocks.

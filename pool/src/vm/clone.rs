@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -65,6 +66,12 @@ pub fn clone_file(source: &File, target: &File, stop: &AtomicBool) -> io::Result
         }
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Saves the file at `from` as the new file `to`, its zeros as holes. Returns the bytes written. Blocks.
+pub fn save_sparse(from: &Path, to: &Path, stop: &AtomicBool) -> io::Result<u64> {
+    let target = File::options().write(true).create_new(true).open(to)?;
+    copy(&File::open(from)?, &target, Holes::Dig, stop)
 }
 
 /// Copies `source` to the empty `target` without writing holes. Returns the bytes written. Blocks.

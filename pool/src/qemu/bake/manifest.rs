@@ -8,7 +8,7 @@ use super::BakeRequest;
 use crate::{qemu::transport_of_host, snapshot::sha256_of};
 
 /// Raise it when the same image must give another snapshot.
-const BAKE_VERSION: u32 = 1;
+const BAKE_VERSION: u32 = 2;
 
 pub(super) fn manifest(request: &BakeRequest<'_>, inputs_sha256: String, protocol_version: u32) -> Manifest {
     let runtime = request.runtime;

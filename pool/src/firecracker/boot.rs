@@ -168,7 +168,7 @@ async fn boot_named(request: &BootRequest<'_>, name: &str, cid: u32) -> Result<B
     place.give(SCRATCH).map_err(host("give the scratch disk away"))?;
 
     let talk = async {
-        guard.spawn(name, plan.argv, LOG).await?;
+        guard.spawn_in(name, plan.argv, LOG, plan.group.map(|group| group.path)).await?;
         let running = start(&place, runtime, network).await?;
         let no_agent = || BootError::NoAgent { limit, log: log_tail(&log) };
         let session = match &serial {

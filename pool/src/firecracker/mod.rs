@@ -3,6 +3,7 @@
 pub mod api;
 mod bake;
 mod boot;
+mod group;
 mod host;
 pub mod kernel;
 mod place;

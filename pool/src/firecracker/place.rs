@@ -12,7 +12,10 @@ use std::{
 
 use rustix::fs::{Gid, Uid, chown};
 
-use super::serial::{REDIRECTED, prefix};
+use super::{
+    group::Group,
+    serial::{REDIRECTED, prefix},
+};
 use crate::net::Network;
 
 /// The API's socket.
@@ -78,6 +81,8 @@ pub(super) struct Plan {
     pub owner: Option<u32>,
     /// Where the pipes of its serial port are to be, if it has one.
     pub serial: Option<PathBuf>,
+    /// The control group of the process, where it is to have one: one of the directories.
+    pub group: Option<Group>,
     pub argv: Vec<String>,
 }
 
@@ -125,18 +130,20 @@ pub(super) fn plan(
             root: own,
             owner: None,
             serial,
+            group: None,
         }),
         Confinement::Jailer(jailer) => {
             let uid = uid(jailer, user).ok_or(NoUid { user, uids: jailer.uids })?;
-            let group = jailer.cgroup_root.join(&jailer.parent_cgroup).join(&id);
+            let group = group(jailer, &id, needs);
             let name = firecracker.file_name().unwrap_or_default();
             Ok(Plan {
                 argv: jailer_argv(jailer, &program, &own, &id, uid, needs, network),
                 // The group first: the directories are removed when nobody is in them any more.
-                directories: vec![group, own.clone()],
+                directories: vec![group.path.clone(), own.clone()],
                 root: own.join(name).join(&id).join("root"),
                 owner: Some(uid),
                 serial,
+                group: Some(group),
             })
         }
     }
@@ -165,8 +172,22 @@ fn direct_argv(firecracker: &str, own: &Path, id: &str, needs: Needs) -> Vec<Str
     shell.chain(plain).chain(firecracker_arguments(needs).map(str::to_owned)).collect()
 }
 
+/// What the jailer would set, by us: it would have to move there, and for that the kernel waits until every processor of the
+/// host has passed by (`cgroup_threadgroup_rwsem`), which takes longer than all the rest of a jail.
+fn group(jailer: &Jailer, id: &str, needs: Needs) -> Group {
+    Group {
+        root: jailer.cgroup_root.clone(),
+        path: jailer.cgroup_root.join(&jailer.parent_cgroup).join(id),
+        limits: vec![
+            ("memory.max", needs.memory_bytes + OVERHEAD_BYTES),
+            ("memory.swap.max", 0),
+            ("pids.max", u64::from(needs.vcpus + THREADS)),
+        ],
+    }
+}
+
 /// The jailer changes to another user, and with that forgets that it should die with the guard. So it runs in a PID
-/// namespace whose first process is a shell that does not forget; with that one the kernel ends the rest.
+/// namespace whose first process, the guard's, does not forget; with that one the kernel ends the rest.
 fn jailer_argv(
     jailer: &Jailer,
     firecracker: &str,
@@ -176,27 +197,14 @@ fn jailer_argv(
     needs: Needs,
     network: Option<&Network>,
 ) -> Vec<String> {
-    let (run, name) = match needs.serial {
-        true => (REDIRECTED, prefix(base).display().to_string()),
-        false => ("\"$@\"", "sh".to_owned()),
-    };
-    let shell = format!("{run}; exit $?");
-    let mut argv: Vec<String> =
-        ["unshare", "--pid", "--fork", "--kill-child", "--", "sh", "-c", &shell, &name]
-            .map(str::to_owned)
-            .to_vec();
+    let mut argv = Vec::new();
     let mut add = |words: &[&str]| argv.extend(words.iter().map(|word| (*word).to_owned()));
+    if needs.serial {
+        add(&["sh", "-c", &format!("exec {REDIRECTED}"), &prefix(base).display().to_string()]);
+    }
     let uid = uid.to_string();
     add(&[&jailer.jailer.display().to_string(), "--id", id, "--exec-file", firecracker]);
     add(&["--uid", &uid, "--gid", &uid, "--chroot-base-dir", &base.display().to_string()]);
-    add(&["--cgroup-version", "2", "--parent-cgroup", &jailer.parent_cgroup]);
-    for limit in [
-        format!("memory.max={}", needs.memory_bytes + OVERHEAD_BYTES),
-        "memory.swap.max=0".to_owned(),
-        format!("pids.max={}", needs.vcpus + THREADS),
-    ] {
-        add(&["--cgroup", &limit]);
-    }
     for limit in [format!("fsize={}", needs.file_bytes + LOG_BYTES), format!("no-file={OPEN_FILES_MAX}")] {
         add(&["--resource-limit", &limit]);
     }
@@ -218,8 +226,9 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Makes the root directory, below one of the plan's directories. Blocks for a short time.
+    /// Makes the root directory, below one of the plan's directories, and limits the group. Blocks for a short time.
     pub fn make(plan: &Plan) -> io::Result<Self> {
+        plan.group.as_ref().map_or(Ok(()), Group::limit)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&plan.root)?;
         let directory = File::open(&plan.root)?;
         let place = Self { root: plan.root.clone(), owner: plan.owner, directory };
@@ -298,15 +307,15 @@ mod tests {
         let words = plan.argv.join(" ");
         for part in [
             "/opt/jailer --id my-sh-0-7-1f --exec-file /opt/firecracker --uid 200004 --gid 200004",
-            "--chroot-base-dir /data/jails/my_sh-0-7-1f --cgroup-version 2 --parent-cgroup hearth",
-            "--cgroup memory.max=402653184 --cgroup memory.swap.max=0 --cgroup pids.max=9",
-            "--resource-limit fsize=603979776 --resource-limit no-file=1024 -- --api-sock api.sock",
+            "--chroot-base-dir /data/jails/my_sh-0-7-1f --resource-limit fsize=603979776 --resource-limit no-file=1024 -- --api-sock api.sock",
         ] {
             assert!(words.contains(part), "{part}\n{words}");
         }
         assert!(!words.contains("seccomp"), "the built-in filters are never changed");
-        let group = PathBuf::from("/sys/fs/cgroup/hearth/my-sh-0-7-1f");
-        assert_eq!(plan.directories, [group, "/data/jails/my_sh-0-7-1f".into()]);
+        let group = plan.group.unwrap();
+        assert_eq!(group.limits, [("memory.max", 402_653_184), ("memory.swap.max", 0), ("pids.max", 9)]);
+        assert_eq!(group.path, Path::new("/sys/fs/cgroup/hearth/my-sh-0-7-1f"));
+        assert_eq!(plan.directories, [group.path, "/data/jails/my_sh-0-7-1f".into()]);
         assert_eq!(plan.root, Path::new("/data/jails/my_sh-0-7-1f/firecracker/my-sh-0-7-1f/root"));
     }
 
@@ -345,7 +354,14 @@ mod tests {
     fn a_socket_is_reached_however_deep_its_directory_is() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("x".repeat(200));
-        let plan = Plan { directories: vec![], root: root.clone(), owner: None, serial: None, argv: vec![] };
+        let plan = Plan {
+            directories: vec![],
+            root: root.clone(),
+            owner: None,
+            serial: None,
+            group: None,
+            argv: vec![],
+        };
         let place = Place::make(&plan).unwrap();
         let _listener = std::os::unix::net::UnixListener::bind(place.socket("a.sock")).unwrap();
         assert!(root.join("a.sock").exists());

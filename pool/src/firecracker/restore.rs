@@ -47,6 +47,8 @@ struct Parts {
     name: String,
     place: Place,
     argv: Vec<String>,
+    /// The control group that the process is born in.
+    group: Option<PathBuf>,
     /// What the process says, for faults.
     log: PathBuf,
     serial: Option<SerialPort>,
@@ -164,6 +166,7 @@ impl Firecracker {
             name,
             place,
             argv: plan.argv,
+            group: plan.group.map(|group| group.path),
             log,
             serial,
             network,
@@ -273,7 +276,7 @@ impl Making<'_> {
 
     async fn spawn(&self) -> Result<(Fresh, u32), RestoreError> {
         let (guard, parts) = (&self.firecracker.guard, &self.parts);
-        let pid = guard.spawn(&parts.name, parts.argv.clone(), LOG).await;
+        let pid = guard.spawn_in(&parts.name, parts.argv.clone(), LOG, parts.group.clone()).await;
         let pid = pid.map_err(|error| RestoreError::Vmm(error.to_string()))?;
         let fresh = Fresh::connect(&parts.place.socket(API_SOCKET), LIMITS).await.map_err(vmm)?;
         Ok((fresh, pid))

@@ -133,7 +133,20 @@ impl Guard {
     /// Starts a process in the VM's directory, which is also its working directory; output goes to `log` there.
     /// Returns its pid.
     pub async fn spawn(&self, vm: &str, argv: Vec<String>, log: &str) -> Result<u32, GuardError> {
-        match self.call(Request::Spawn { vm: vm.to_owned(), argv, log: log.to_owned() }).await? {
+        self.spawn_in(vm, argv, log, None).await
+    }
+
+    /// The same, born in a control group (version 2), if there is one, and then in a PID namespace of its own: whatever user it
+    /// becomes, it ends with the guard. Returns the pid of the namespace's first process, whose only child it is and which ends
+    /// with it.
+    pub async fn spawn_in(
+        &self,
+        vm: &str,
+        argv: Vec<String>,
+        log: &str,
+        group: Option<PathBuf>,
+    ) -> Result<u32, GuardError> {
+        match self.call(Request::Spawn { vm: vm.to_owned(), argv, log: log.to_owned(), group }).await? {
             Done::Pid(pid) => Ok(pid),
             other => Err(GuardError::Order(format!("odd answer {other:?}"))),
         }

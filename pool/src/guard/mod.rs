@@ -11,6 +11,7 @@
 
 mod cgroup;
 mod client;
+mod first;
 pub(crate) mod lock;
 pub(crate) mod log;
 pub(crate) mod owner;

@@ -37,6 +37,8 @@ pub enum Request {
         argv: Vec<String>,
         /// File in the VM's directory that takes stdout and stderr.
         log: String,
+        /// The control group in which it is born, alone in a PID namespace.
+        group: Option<PathBuf>,
     },
     /// Kills its processes, removes its directories, releases its lock. An unknown VM has been ended.
     End {

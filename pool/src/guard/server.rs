@@ -141,8 +141,8 @@ impl Server {
                 Some(Ok(Done::Ok))
             }
             Request::Open(open) => Some(self.open(open)),
-            Request::Spawn { vm, argv, log } => Some(match self.vms.get_mut(&vm) {
-                Some(known) => known.spawn(&argv, &log).map(Done::Pid),
+            Request::Spawn { vm, argv, log, group } => Some(match self.vms.get_mut(&vm) {
+                Some(known) => known.spawn(&argv, &log, group.as_deref()).map(Done::Pid),
                 None => Err(Refusal::Order(format!("no VM {vm}"))),
             }),
             Request::End { vm } => match self.vms.get_mut(&vm) {

@@ -20,9 +20,6 @@ use super::{
     vms_directory,
 };
 
-/// How much likelier than others a VM's process is chosen when memory runs out (proc_pid_oom_score_adj(5), to 1000).
-const OOM_SCORE_ADJ: &str = "500";
-
 /// What the guard knows about itself.
 #[derive(Debug)]
 pub struct Host {
@@ -82,21 +79,19 @@ impl GuardedVm {
     }
 
     /// Starts a process and records it.
-    pub fn spawn(&mut self, argv: &[String], log: &str) -> Result<u32, Refusal> {
+    pub fn spawn(&mut self, argv: &[String], log: &str, group: Option<&Path>) -> Result<u32, Refusal> {
         if self.ending.is_some() {
             return Err(Refusal::Order("the VM is ending".to_owned()));
         }
         let name = argv.first().map_or("", String::as_str);
-        self.try_spawn(argv, log).map_err(|error| Refusal::Host(format!("start {name}: {error}")))
+        self.try_spawn(argv, log, group).map_err(|error| Refusal::Host(format!("start {name}: {error}")))
     }
 
-    fn try_spawn(&mut self, argv: &[String], log: &str) -> io::Result<u32> {
+    fn try_spawn(&mut self, argv: &[String], log: &str, group: Option<&Path>) -> io::Result<u32> {
         let (log, output) = Log::create(&self.directory.join(log))?;
-        let mut child = spawn(argv, &self.directory, output, self.lock.for_child()?)?;
+        let mut child = spawn(argv, &self.directory, output, self.lock.for_child()?, group)?;
         let pid = child.id();
         let recorded = open_child(pid).and_then(|pidfd| {
-            // A host without memory ends a VM, which is replaced, before a worker, which is not.
-            fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJ)?;
             self.owner.processes.push(ProcessId::of(pid)?);
             self.owner.write(&self.directory)?;
             Ok(pidfd)

@@ -7,6 +7,8 @@
     reason = "a test"
 )]
 
+mod alone;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -2,21 +2,23 @@
 # Runs a command inside a machine that has a true /dev/kvm, whatever this one has: QEMU emulates it, AMD's nested
 # virtualisation included. Times inside are emulated; only ratios mean anything.
 #
-#   FIRECRACKER=/path [JAILER=/path] tests/rig/run.sh [--in PATH]... [--out DIR] [--limit SECONDS] -- COMMAND [ARG]...
+#   FIRECRACKER=/path [JAILER=/path] tests/rig/run.sh [--in PATH]... [--out DIR] [--limit SECONDS] [--net] -- COMMAND [ARG]...
 #
 # The command runs in a directory that holds every PATH by its base name, with firecracker and jailer on its PATH, as
 # root. What it prints is printed here, what it leaves in `out/` is unpacked to DIR, its exit status is this script's
-# (124: it took longer than the limit; 125: the rig itself failed). RIG_CACHE is where the machine is kept.
+# (124: it took longer than the limit; 125: the rig itself failed). With --net, what listens on this machine's 127.0.0.1 is
+# reached in there at 10.0.2.2. RIG_CACHE is where the machine is kept.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
 fail() { printf 'rig: %s\n' "$*" >&2; exit 125; }
-inputs=() out='' limit=1800
+inputs=() out='' limit=1800 card=()
 while [ $# -gt 0 ]; do
   case $1 in
   --in) inputs+=("$2"); shift 2 ;;
   --out) out=$2; shift 2 ;;
   --limit) limit=$2; shift 2 ;;
+  --net) card=(-nic user,model=virtio-net-pci); shift ;;
   --) shift; break ;;
   *) fail "what is $1?" ;;
   esac
@@ -50,7 +52,7 @@ timeout --kill-after=10 "$limit" qemu-system-x86_64 \
   -nodefaults -no-user-config -display none -no-reboot \
   -kernel "$cache/kernel" -initrd "$cache/initramfs" \
   -append 'console=ttyS0 quiet loglevel=4 panic=-1 cgroup_no_v1=all random.trust_cpu=on no_timer_check' \
-  -serial "file:$work/kernel.log" -serial stdio \
+  -serial "file:$work/kernel.log" -serial stdio "${card[@]}" \
   -drive "file=$cache/root.ext4,format=raw,if=none,id=root,snapshot=on,cache=unsafe" -device virtio-blk-pci,drive=root \
   -drive "file=$work/in.tar,format=raw,if=none,id=in,readonly=on" -device virtio-blk-pci,drive=in \
   -drive "file=$work/out.tar,format=raw,if=none,id=out,cache=unsafe,discard=unmap" -device virtio-blk-pci,drive=out \

@@ -30,7 +30,10 @@ built() { # name of an executable, arguments of cargo
   cargo "$@" --quiet "${target[@]}" --message-format json |
     sed -n "s/.*\"executable\":\"\([^\"]*\/$name[^\"]*\)\".*/\1/p" | tail -1
 }
-binary=$(built firecracker_real test --no-run --package hearth-pool --all-features --test firecracker_real)
+# What is measured is what users run.
+release=()
+[[ " $* " != *' real::bench'* ]] || release=(--release)
+binary=$(built firecracker_real test --no-run "${release[@]}" --package hearth-pool --all-features --test firecracker_real)
 commands=$(built firecracker test --no-run --package hearth-tests --test firecracker)
 hearth=$(built hearth build --package hearth-worker --bin hearth)
 
@@ -77,6 +80,11 @@ if kvm_works; then
 fi
 
 say 'KVM boots no guest here: in the rig'
+# A worker in there has its broker and its Redis here. They end when this script has.
+mkfifo "$input/alive"
+HEARTH_RIG_SERVERS=$input/servers "$commands" --exact role_servers --ignored --nocapture <"$input/alive" >&2 &
+exec 7>"$input/alive"
+while [ ! -e "$input/servers" ] && kill -0 $!; do sleep 0.2; done
 mkdir "$input/data"
 cp -a --reflink=auto --sparse=always "$data/images" "$input/data/"
 rm -rf "$input/data/images/log"
@@ -88,6 +96,7 @@ done
 cat >"$input/inside.sh" <<INSIDE
 export HEARTH_RIG_DATA=\$PWD/data HEARTH_AGENT=\$PWD/hearth-agent HEARTH_RIG_FIRECRACKER=\$PWD/bin/firecracker
 modprobe tun
+$(sed 's/127\.0\.0\.1/10.0.2.2/; s/^/export /' "$input/servers")
 [ ! -x bin/jailer ] || export HEARTH_RIG_JAILER=\$PWD/bin/jailer
 export HEARTH_BIN=\$PWD/hearth
 status=0
@@ -98,6 +107,6 @@ exit "\$status"
 INSIDE
 in=()
 for name in data hearth-agent firecracker_real commands hearth inside.sh; do in+=(--in "$input/$name"); done
-tests/rig/run.sh "${in[@]}" \
+tests/rig/run.sh "${in[@]}" --net \
   -- bash ./inside.sh | tee "$input/output" || status=$?
 finish "$status"

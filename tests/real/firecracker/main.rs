@@ -10,6 +10,8 @@
     reason = "a test may"
 )]
 
+mod worker;
+
 use std::{
     env,
     path::{Path, PathBuf},

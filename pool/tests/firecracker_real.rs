@@ -79,6 +79,26 @@ async fn ten_clones_at_once_are_machines_of_their_own() {
     rig.nothing_is_left();
 }
 
+/// What is the same in every clone is in the snapshot: no wake mounts it.
+#[tokio::test]
+async fn a_clone_has_its_scratch_disk_before_its_wake_and_a_name_only_after() {
+    let Some(rig) = Rig::start().await else { return };
+    let firecracker = rig.firecracker();
+    let restored = firecracker.restore(&slot(0), &identity(0)).await.unwrap();
+    let session = connect(&firecracker, &restored.vm).await;
+    let script =
+        "grep -c -e ' /work ext4' -e ' /tmp ext4' /proc/mounts; ls -A /work /tmp; cat /etc/machine-id";
+    let before = run_as(&session, User::Root, script).await.unwrap();
+    assert_eq!(before, "2\n/tmp:\n\n/work:\n", "both mounted, nothing in them, no id");
+    drop(session);
+    let session = wake(&firecracker, &restored.vm, 0).await;
+    let after = run_as(&session, User::Job, "cat /etc/machine-id /etc/hostname").await.unwrap();
+    let (id, name) = after.split_once('\n').unwrap();
+    assert!(id.len() == 32 && name == "clone-0\n", "{after}");
+    firecracker.destroy(&slot(0), Some(restored.vm)).await.unwrap();
+    rig.nothing_is_left();
+}
+
 #[tokio::test]
 async fn a_guest_reaches_the_host_on_its_own_port_only() {
     let Some(rig) = Rig::start().await else { return };

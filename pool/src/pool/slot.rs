@@ -22,7 +22,7 @@ use super::{
     greeting::Greeted,
     stop::{Stop, asked},
     turnover::Currents,
-    waiters::{Waiter, Waiters},
+    waiters::{Idle, Waiter, Waiters},
 };
 use crate::{
     hypervisor::{Hypervisor, Restored, Slot},
@@ -65,7 +65,7 @@ enum State<H: Hypervisor> {
     Dormant { lease: Held },
     Restoring { lease: Held, dormant: Option<H::Dormant> },
     Greeting { lease: Held, restored: Restored<H::Vm> },
-    Ready { lease: Held, warm: Warm<H::Vm> },
+    Ready { lease: Held, warm: Warm<H::Vm>, idle: Idle },
     Claimed { lease: Held, warm: Warm<H::Vm>, waiter: Waiter },
     Retiring { lease: Held, vm: Option<H::Vm>, tries: u32 },
     Quarantined { lease: Held, tries: u32 },
@@ -160,7 +160,7 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
                 State::Dormant { lease } => self.dormant(lease).await,
                 State::Restoring { lease, dormant } => self.restoring(lease, dormant).await,
                 State::Greeting { lease, restored } => self.greeting(lease, restored).await,
-                State::Ready { lease, warm } => self.ready(lease, warm).await,
+                State::Ready { lease, warm, idle } => self.ready(lease, warm, idle).await,
                 State::Claimed { lease, warm, waiter } => self.claimed(lease, warm, waiter).await,
                 State::Retiring { lease, vm, tries } => self.retiring(lease, vm, tries).await,
                 State::Quarantined { lease, tries } => self.quarantined(lease, tries).await,

@@ -73,9 +73,14 @@ impl Waiters {
         (u32::try_from(state.waiting.len()).unwrap_or(u32::MAX), state.waiting.due())
     }
 
+    /// Counts a slot as idle, from before anybody is told that it is Ready: a claim that comes then finds it.
+    pub(crate) fn idle(self: &Arc<Self>) -> Idle {
+        self.state().idle += 1;
+        Idle { waiters: Arc::clone(self), counted: true }
+    }
+
     /// The first waiter, when there is one. For a Ready slot. Cancel safe: whoever is woken in vain wakes the next.
-    pub(crate) async fn next(&self) -> Waiter {
-        let mut idle = Idle::new(self);
+    pub(crate) async fn next(&self, mut idle: Idle) -> Waiter {
         loop {
             let arrived = self.arrived.notified();
             let due = match idle.serve() {
@@ -136,17 +141,13 @@ impl Waiters {
 }
 
 /// A Ready slot in the queue, counted as idle.
-struct Idle<'a> {
-    waiters: &'a Waiters,
+#[derive(Debug)]
+pub(crate) struct Idle {
+    waiters: Arc<Waiters>,
     counted: bool,
 }
 
-impl<'a> Idle<'a> {
-    fn new(waiters: &'a Waiters) -> Self {
-        waiters.state().idle += 1;
-        Self { waiters, counted: true }
-    }
-
+impl Idle {
     /// Takes the first waiter and stops being idle in the same moment; else says when somebody will be due.
     fn serve(&mut self) -> Result<Waiter, Option<Duration>> {
         let mut state = self.waiters.state();
@@ -160,7 +161,7 @@ impl<'a> Idle<'a> {
     }
 }
 
-impl Drop for Idle<'_> {
+impl Drop for Idle {
     fn drop(&mut self) {
         if self.counted {
             self.waiters.state().idle -= 1;
@@ -232,9 +233,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_slot_that_is_ready_and_does_not_look_yet_is_found_by_a_claim() {
+        let waiters = python();
+        let idle = waiters.idle();
+        let claim = waiters.join(Lane::Normal).unwrap();
+        assert!(claim.hit);
+        waiters.next(idle).await;
+        assert_eq!(waiters.state().idle, 0);
+        drop(waiters.idle());
+        assert_eq!(waiters.state().idle, 0, "one that ends before it looks is counted no more");
+    }
+
+    #[tokio::test]
     async fn a_hit_is_when_more_slots_are_idle_than_claims_wait() {
         let waiters = python();
-        let slots = [waiters.next(), waiters.next()].map(Box::pin);
+        let slots = [waiters.next(waiters.idle()), waiters.next(waiters.idle())].map(Box::pin);
         let [mut one, mut two] = slots;
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(one.as_mut().poll(&mut context).is_pending());

@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use hearth_pool::{
     phase::Phase,
-    pool::{Config, Lane, RuntimeSlots, events::Event},
+    pool::{Config, Lane, Outcome, RuntimeSlots, events::Event},
     snapshot::{MEMORY, ROOT, SCRATCH, STATE, SnapshotStore},
 };
 use hearth_schemas::manifest::Manifest;
@@ -88,7 +88,9 @@ async fn a_new_snapshot_takes_over_and_the_old_one_goes() {
     }
     assert_eq!(fewest, Some(1), "one was Ready at every step");
     for _ in 0..SLOTS {
-        snapshots.push(claim().await.vm().snapshot.clone());
+        let claim = claim().await;
+        assert_eq!(claim.outcome(), Outcome::Hit);
+        snapshots.push(claim.vm().snapshot.clone());
     }
     assert_eq!(snapshots, ["new", "new"]);
     drop(pool);

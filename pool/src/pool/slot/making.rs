@@ -69,7 +69,8 @@ impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
             Ok(mut greeted) => {
                 greeted.steps.splice(0..0, steps);
                 self.is_ready(&greeted.steps);
-                State::Ready { lease, warm: Warm { vm, snapshot, greeted, since } }
+                let idle = self.waiters.idle();
+                State::Ready { lease, warm: Warm { vm, snapshot, greeted, since }, idle }
             }
             Err(why) => {
                 if let Farewell::GreetingFailed(what) = &why {

@@ -15,18 +15,18 @@ use crate::{
         greeting::Greeted,
         stop::{Stop, asked},
         turnover::is_outdated,
-        waiters::Waiter,
+        waiters::{Idle, Waiter},
     },
 };
 
 impl<H: Hypervisor, L: LeaseStore> SlotTask<H, L> {
-    pub(super) async fn ready(&mut self, lease: Held, warm: Warm<H::Vm>) -> State<H> {
+    pub(super) async fn ready(&mut self, lease: Held, warm: Warm<H::Vm>, idle: Idle) -> State<H> {
         // Up to a tenth early.
         let age = self.parts.config.max_age.mul_f64(1.0 - self.rng.random::<f64>() / 10.0);
         let (hypervisor, admission) = (&*self.parts.hypervisor, &self.parts.admission);
         let mut current = self.parts.currents.of(self.runtime);
         let waiters = Arc::clone(&self.waiters);
-        let claimed = waiters.next();
+        let claimed = waiters.next(idle);
         pin!(claimed);
         let why = loop {
             let outdated =
